@@ -1,0 +1,54 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+UPSTREAM ?=
+ARGS ?=
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml deploy/constraints.txt
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || \
+		{ echo "make: $(PYTHON) cannot make a venv; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@echo "installing cachesvc and its tools into $(VENV)"
+	@$(BIN)/pip install -q --disable-pip-version-check -c deploy/constraints.txt -e '.[dev]'
+	@$(BIN)/cachesvc model install
+	@touch $@
+
+.PHONY: setup
+setup: $(STAMP) ## Make .venv with everything in it, once
+
+.PHONY: run
+run: $(STAMP) ## Run everything, with the demo upstream or UPSTREAM=https://…
+	@exec $(BIN)/cachesvc up $(if $(UPSTREAM),--upstream $(UPSTREAM),--demo) $(ARGS)
+
+.PHONY: test
+test: $(STAMP) ## Run all tests (ARGS='-k words' for some)
+	@$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: check
+check: $(STAMP) ## Lint, formatting and types, as CI does
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet . || { echo "run: make fix" >&2; exit 1; }
+	@$(BIN)/mypy
+
+.PHONY: fix
+fix: $(STAMP) ## Mend what the linter and the formatter can; the only target that writes code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+.PHONY: bench
+bench: $(STAMP) ## Measure hits, misses and the service, each beside its floor, in one run
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+.PHONY: schema
+schema: $(STAMP) ## Write migrations/schema.sql anew from the migrations
+	@$(BIN)/python -m tests.store.dump_schema
+
+.PHONY: clean
+clean: ## Remove the venv and all caches
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
