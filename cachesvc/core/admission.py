@@ -1,0 +1,69 @@
+"""admit(): is a captured answer whole, and may it be kept? (`design.md` 5, "Stored only if")"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cachesvc.core.model import Reason
+
+if TYPE_CHECKING:
+    from cachesvc.core.policy import Policy
+
+# Answers that were cut off, filtered or refused are not what the next caller should get.
+_NEVER_BY_DEFAULT = frozenset({"content_filter", "refusal", "refused", "failed", "incomplete"})
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a protocol makes of a whole answer body.
+
+    `finish_reasons` are those the answer names, one per choice that names one; `refused` tells of
+    a refusal that is not a finish reason. Tokens are 0 where the answer does not say.
+    """
+
+    finish_reasons: tuple[str, ...] = ()
+    refused: bool = False
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """An answer as the transport saw it.
+
+    `body` is decoded, or None when it was over the cap or in an encoding that cannot be undone.
+    `clean` is True when the transport ended as it should and the caller stayed to the end.
+    """
+
+    status: int
+    media_type: str
+    body: bytes | None
+    clean: bool
+    oversize: bool = False
+
+
+def admit(captured: Captured, reading: Reading | None, policy: Policy) -> Reason | None:
+    """None when the answer may be kept, else the reason why not.
+
+    `reading` is None when the protocol could not read the body as a whole answer.
+    """
+    if captured.status != 200:
+        return Reason.NOT_CACHEABLE
+    if captured.oversize or len(captured.body or b"") > policy.max_body_bytes:
+        return Reason.TOO_LARGE
+    if policy.max_body_bytes == 0:
+        return Reason.TOO_LARGE
+    if captured.body is None:
+        return Reason.NOT_CACHEABLE
+    if not captured.clean or reading is None:
+        return Reason.INCOMPLETE
+    return None if _finish_is_cacheable(reading, policy) else Reason.NOT_CACHEABLE
+
+
+def _finish_is_cacheable(reading: Reading, policy: Policy) -> bool:
+    wanted = policy.cacheable_finish_reasons
+    if wanted is not None:
+        named = reading.finish_reasons
+        return bool(named) and all(reason in wanted for reason in named)
+    return not reading.refused and not _NEVER_BY_DEFAULT.intersection(reading.finish_reasons)

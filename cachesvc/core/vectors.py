@@ -1,0 +1,57 @@
+"""Vectors: read, normalise in float64, compare. Shapes are (d,), 1 <= d <= 3,984."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cachesvc.errors import Invalid
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    Vector = NDArray[np.float64]
+
+MAX_DIMENSIONS = 3984  # pgvector indexes halfvec up to 4,000; 16 are kept for a partition code
+MIN_NORM = 1e-12
+
+
+def read_vector(embedding: Sequence[float] | bytes, *, field: str = "embedding") -> Vector:
+    """The unit vector, float64, shape (d,), of numbers or of little-endian float32 bytes.
+
+    Raises Invalid when there are no or too many dimensions, when a value is not finite, or when
+    the norm is below 1e-12 (a direction cannot be told).
+    """
+    if isinstance(embedding, bytes):
+        if len(embedding) % 4:
+            raise Invalid(f"{field}: {len(embedding)} bytes are not a whole number of float32")
+        vector = np.frombuffer(embedding, dtype="<f4").astype(np.float64)
+    else:
+        vector = np.array(embedding, dtype=np.float64)
+    if not 1 <= vector.size <= MAX_DIMENSIONS:
+        raise Invalid(f"{field}: {vector.size} dimensions; must be 1 to {MAX_DIMENSIONS}")
+    largest = float(np.max(np.abs(vector)))
+    if not np.isfinite(largest):
+        raise Invalid(f"{field}: every value must be finite")
+    if largest < MIN_NORM and float(np.linalg.norm(vector)) < MIN_NORM:
+        raise Invalid(f"{field}: the norm is below {MIN_NORM:g}; a zero vector has no direction")
+    # Scaled first, so that squares of very large values do not overflow float64.
+    vector /= largest
+    return vector / np.linalg.norm(vector)
+
+
+def similarity(query: Vector, stored: Vector) -> float:
+    """Cosine of a unit query (d,) and a stored vector (d,), in [-1, 1], rounded once to 6 decimals.
+
+    The rounded value is what is compared, reported and logged.
+    """
+    cosine = float(np.dot(query, stored)) / float(np.linalg.norm(stored))
+    return round(min(1.0, max(-1.0, cosine)), 6)
+
+
+def similarity_of_halves(query: Vector, stored: bytes) -> float:
+    """`similarity` of a unit query and stored big-endian float16 bytes (pgvector's wire form)."""
+    return similarity(query, np.frombuffer(stored, dtype=">f2").astype(np.float64))

@@ -1,0 +1,1 @@
+"""Bytes to nouns and back, one file per provider protocol. Pure."""

@@ -1,0 +1,1 @@
+"""Text to vector: the port, the local model, and remote providers."""

@@ -1,0 +1,1 @@
+"""Where entries live: the port, and Postgres behind it."""

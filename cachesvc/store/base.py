@@ -1,0 +1,209 @@
+"""The store's port: what the service asks of a database, in the core's nouns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from uuid import UUID
+
+    from cachesvc.core.model import Answer, Candidate
+    from cachesvc.core.policy import Policy
+    from cachesvc.core.vectors import Vector
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRow:
+    """A policy as it stands; every change of it, or of its generation, changes `revision`."""
+
+    policy: Policy  # resolved: every default written out, generation included
+    revision: int
+
+    @property
+    def generation(self) -> int:
+        return self.policy.generation
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What isolates: whose, under which policy, shared with whom. Every query carries all three."""
+
+    tenant: str
+    policy_id: str
+    scope: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one query found, with the policy's revision it was judged under.
+
+    `candidates` nearest first, ties to the newest. `dead` tells why an exact key that is stored
+    does not answer ("expired" or "quarantined"); None where nothing is stored under it.
+    `now` is the database's clock.
+    """
+
+    revision: int
+    generation: int
+    now: datetime
+    candidates: tuple[Candidate, ...] = ()
+    dead: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewEntry:
+    """What a put asks to be kept."""
+
+    place: Place
+    answer: Answer
+    exact_key: bytes | None = None  # 32 bytes
+    partition: bytes = b""  # 32 bytes, or empty: an absent partition is its own
+    space: str = ""
+    vector: Vector | None = None
+    prompt_text: str = ""
+    ttl_seconds: int | None = None
+    generation: int | None = None  # None: the policy's current one
+    tags: tuple[str, ...] = ()
+    model: str = ""
+    upstream_ms: float | None = None
+    provenance: str = ""  # who put it: the caller's identity and request id, for the audit trail
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What became of a put. `entry_id` is None when it was dropped as `stale_generation`.
+
+    `current` is the policy's generation when the put was judged; `newer` is True when the put
+    named a generation that does not exist yet (the service answers 422).
+    """
+
+    entry_id: UUID | None
+    expires_at: datetime | None
+    current: int
+    newer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a purge selects: and-ed; None selects everything."""
+
+    tenant: str
+    policy_id: str | None = None
+    scope: str | None = None
+    tags: tuple[str, ...] | None = None
+    model: str | None = None
+    older_than_seconds: float | None = None
+    prompt_text: str | None = None
+    entry_id: UUID | None = None
+
+    @property
+    def whole_policy(self) -> bool:
+        """Nothing but a policy is named: the oldest readable generation moves too."""
+        others = (self.scope, self.tags, self.model, self.older_than_seconds, self.prompt_text)
+        return (
+            self.policy_id is not None and self.entry_id is None and all(o is None for o in others)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EntryRow:
+    """One entry, whole, for `GET /cache/entries/{id}`."""
+
+    entry_id: UUID
+    place: Place
+    answer: Answer
+    exact_key: bytes | None
+    partition: bytes
+    space: str
+    dimensions: int | None
+    prompt_text: str
+    model: str
+    tags: tuple[str, ...]
+    upstream_ms: float | None
+    generation: int
+    provenance: str
+    created_at: datetime
+    exact_expires_at: datetime | None  # None: not on that tier
+    semantic_expires_at: datetime | None
+    aliases: int
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyCount:
+    """What one policy holds: rows not yet removed, expired or not."""
+
+    policy_id: str
+    entries: int
+    aliases: int
+    body_bytes: int
+    oldest_created_at: datetime | None
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExactQuery:
+    place: Place
+    exact_key: bytes
+    max_age_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NearestQuery:
+    place: Place
+    partition: bytes
+    space: str
+    vector: Vector = field(repr=False)
+    top_k: int = 4
+    max_age_seconds: float | None = None
+
+
+class EntryStore(Protocol):
+    """The hot path: five verbs. Each raises StoreUnavailable when the database is away or slow.
+
+    `policy` returns None, and the others raise NotFound, where the tenant has no such policy.
+    """
+
+    async def policy(self, tenant: str, policy_id: str) -> PolicyRow | None: ...
+
+    async def find_exact(self, query: ExactQuery) -> Found:
+        """The entry of this exact key, and the alias if there is one: at most two candidates."""
+
+    async def find_nearest(self, query: NearestQuery) -> Found:
+        """The `top_k` live entries of the place, partition, space and dimension, nearest first."""
+
+    async def put(self, entry: NewEntry) -> Stored:
+        """Keep an answer; an equal one is replaced in both tiers, with its aliases."""
+
+    async def add_alias(
+        self, place: Place, exact_key: bytes, entry_id: UUID, similarity: float
+    ) -> None:
+        """Let `exact_key` be answered by `entry_id`; nothing happens if that entry is gone."""
+
+
+class AdminStore(Protocol):
+    """The operator's verbs. `save_policy` returns whether the policy is new."""
+
+    async def policies(self, tenant: str) -> list[PolicyRow]: ...
+
+    async def save_policy(
+        self, tenant: str, policy_id: str, policy: Policy
+    ) -> tuple[PolicyRow, bool]: ...
+
+    async def create_policy_once(self, tenant: str, policy_id: str, policy: Policy) -> bool:
+        """Create it unless there is, or ever was, one of that id: a deleted one stays deleted."""
+
+    async def delete_policy(self, tenant: str, policy_id: str) -> bool: ...
+
+    async def purge(self, selection: Selection, *, dry_run: bool) -> tuple[int, int]:
+        """(matched, purged). Raises NotFound for a policy the tenant does not have."""
+
+    async def entry(self, tenant: str, entry_id: UUID) -> EntryRow | None: ...
+
+    async def counts(self, tenant: str) -> list[PolicyCount]: ...
+
+    async def remove_expired(self, limit: int) -> int:
+        """Remove up to `limit` rows that can never answer again; returns how many went."""
+
+    async def ping(self) -> None:
+        """Raises StoreUnavailable unless the database answers and has this release's schema."""

@@ -1,0 +1,285 @@
+"""The HTTP contract: one set of types, in JSON and in MessagePack.
+
+Types say what may be *read* (a wrong type is 400); the `check_*` functions say which values are
+*right* (a wrong value is 422). Optional `null` is the same as absent; unknown fields are ignored.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timezone
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from cachesvc.core.policy import ID_PATTERN, Policy
+from cachesvc.errors import BadRequest, Invalid
+
+MAX_LABEL_CHARS = 256  # scope, space, model
+MAX_TOKENS = 2**32 - 1
+_KEY_PATTERN = re.compile(r"[0-9A-Fa-f]{64}")
+
+
+def _doc(**schema: object) -> Meta:
+    """Bounds for the OpenAPI document only: decoding must not turn a 422 into a 400."""
+    return Meta(extra_json_schema=schema)
+
+
+PolicyId = Annotated[str, _doc(pattern=f"^{ID_PATTERN.pattern}$")]
+Key = Annotated[str, _doc(pattern=f"^{_KEY_PATTERN.pattern}$")]
+Label = Annotated[str, _doc(maxLength=MAX_LABEL_CHARS)]
+Embedding = Annotated[
+    list[float] | bytes,
+    _doc(
+        description="numbers, or little-endian float32 bytes (base64 in JSON, bin in MessagePack)"
+    ),
+]
+
+
+class LookupRequest(msgspec.Struct, kw_only=True):
+    """`POST /cache/lookup`. Needs `embedding` or `exact_key`."""
+
+    policy_id: PolicyId
+    embedding: Embedding | None = None
+    exact_key: Key | None = None
+    partition: Key | None = None
+    after_exact: bool | None = None
+    scope: Label | None = None
+    space: Label | None = None
+    threshold: Annotated[float, _doc(minimum=0, maximum=1)] | None = None
+    prompt_text: str | None = None
+    top_k: Annotated[int, _doc(minimum=1, maximum=32)] | None = None
+    max_age_seconds: Annotated[float, _doc(minimum=0)] | None = None
+
+
+class LookupReply(msgspec.Struct, kw_only=True):
+    """Always 200. On a hit exactly one of `response`, or `body` with `media_type`."""
+
+    hit: bool
+    tier: str | None
+    reason: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    similarity: float = 0.0
+    generation: int = 0
+    entry_id: str | UnsetType = UNSET
+    age_seconds: int | UnsetType = UNSET
+    expires_at: str | UnsetType = UNSET
+    response: msgspec.Raw | UnsetType = UNSET
+    body: bytes | UnsetType = UNSET
+    media_type: str | UnsetType = UNSET
+
+
+class PutRequest(msgspec.Struct, kw_only=True):
+    """`POST /cache/put`. Exactly one of `response` and `body`; `embedding` or `exact_key`."""
+
+    policy_id: PolicyId
+    response: msgspec.Raw | UnsetType = UNSET
+    body: bytes | None = None
+    media_type: Label | None = None
+    embedding: Embedding | None = None
+    exact_key: Key | None = None
+    partition: Key | None = None
+    scope: Label | None = None
+    space: Label | None = None
+    prompt_text: str | None = None
+    prompt_tokens: Annotated[int, _doc(minimum=0, maximum=MAX_TOKENS)] | None = None
+    completion_tokens: Annotated[int, _doc(minimum=0, maximum=MAX_TOKENS)] | None = None
+    ttl_seconds: Annotated[int, _doc(minimum=1)] | None = None
+    generation: Annotated[int, _doc(minimum=0)] | None = None
+    tags: Annotated[list[str], _doc(maxItems=16)] | None = None
+    model: Label | None = None
+    upstream_ms: Annotated[float, _doc(minimum=0)] | None = None
+
+
+class PutReply(msgspec.Struct, kw_only=True):
+    """`stored: false` with a reason is a 200 too."""
+
+    entry_id: str | None
+    expires_at: str | None
+    stored: bool
+    reason: str
+
+
+class PurgeRequest(msgspec.Struct, kw_only=True):
+    """`POST /cache/purge`: selectors and-ed, at least one."""
+
+    policy_id: PolicyId | None = None
+    scope: Label | None = None
+    tags: list[str] | None = None
+    model: Label | None = None
+    older_than_seconds: Annotated[float, _doc(minimum=0)] | None = None
+    prompt_text: str | None = None
+    entry_id: str | None = None
+    dry_run: bool | None = None
+
+
+class PurgeReply(msgspec.Struct, kw_only=True):
+    """`matched` live entries; `purged` of them are gone."""
+
+    matched: int
+    purged: int
+    dry_run: bool
+
+
+class PolicyList(msgspec.Struct, kw_only=True):
+    """`GET /policies`."""
+
+    policies: list[Policy]
+
+
+class EntryReply(msgspec.Struct, kw_only=True):
+    """`GET /cache/entries/{id}`: the entry and where it came from."""
+
+    entry_id: str
+    policy_id: str
+    scope: str
+    space: str
+    dimensions: int | None
+    exact_key: str | None
+    partition: str | None
+    prompt_text: str
+    prompt_tokens: int
+    completion_tokens: int
+    model: str
+    tags: list[str]
+    upstream_ms: float | None
+    generation: int
+    provenance: str
+    created_at: str
+    exact_expires_at: str | None
+    semantic_expires_at: str | None
+    aliases: int
+    response: msgspec.Raw | UnsetType = UNSET
+    body: bytes | UnsetType = UNSET
+    media_type: str | UnsetType = UNSET
+
+
+class PolicyStats(msgspec.Struct, kw_only=True):
+    """What one policy holds now, and what this replica did with it since it started."""
+
+    policy_id: str
+    entries: int
+    aliases: int
+    body_bytes: int
+    oldest_created_at: str | None
+    generation: int
+    hits: int
+    misses: int
+    puts: int
+
+
+class StatsReply(msgspec.Struct, kw_only=True):
+    """`GET /stats`."""
+
+    tenant: str
+    policies: list[PolicyStats]
+
+
+class ErrorDetail(msgspec.Struct, kw_only=True):
+    code: str
+    message: str
+
+
+class ErrorReply(msgspec.Struct, kw_only=True):
+    """Every non-2xx reply."""
+
+    error: ErrorDetail
+
+
+def rfc3339(moment: datetime) -> str:
+    """`2026-11-21T08:00:00.123456Z`, always UTC."""
+    return moment.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
+
+
+def check_lookup(request: LookupRequest) -> None:
+    """Raises BadRequest for what is missing and Invalid for what is out of bounds."""
+    check_policy_id(request.policy_id)
+    _check_address(request)
+    if request.threshold is not None:
+        _within("threshold", request.threshold, 0, 1)
+    if request.top_k is not None:
+        _within("top_k", request.top_k, 1, 32)
+    if request.max_age_seconds is not None:
+        _within("max_age_seconds", request.max_age_seconds, 0, None)
+
+
+def check_put(request: PutRequest) -> None:
+    """Raises BadRequest for what is missing and Invalid for what is out of bounds."""
+    check_policy_id(request.policy_id)
+    _check_address(request)
+    if (request.response is UNSET) == (request.body is None):
+        raise BadRequest("put: exactly one of response and body is required")
+    if (request.body is None) != (request.media_type is None):
+        raise BadRequest("put: media_type is required with body, and only with it")
+    _check_label("media_type", request.media_type)
+    _check_label("model", request.model)
+    _within("prompt_tokens", request.prompt_tokens or 0, 0, MAX_TOKENS)
+    _within("completion_tokens", request.completion_tokens or 0, 0, MAX_TOKENS)
+    _within("ttl_seconds", 1 if request.ttl_seconds is None else request.ttl_seconds, 1, None)
+    _within("generation", request.generation or 0, 0, 2**63 - 1)
+    _within("upstream_ms", request.upstream_ms or 0, 0, 10**12)
+    check_tags(request.tags)
+
+
+def check_purge(request: PurgeRequest) -> None:
+    """Raises BadRequest when no selector is given and Invalid for what is out of bounds."""
+    selectors = (
+        "policy_id",
+        "scope",
+        "tags",
+        "model",
+        "older_than_seconds",
+        "prompt_text",
+        "entry_id",
+    )
+    if all(getattr(request, name) is None for name in selectors):
+        raise BadRequest(f"purge: at least one of {', '.join(selectors)} is required")
+    if request.policy_id is not None:
+        check_policy_id(request.policy_id)
+    _check_label("scope", request.scope)
+    _check_label("model", request.model)
+    _within("older_than_seconds", request.older_than_seconds or 0, 0, 10**10)
+    check_tags(request.tags)
+
+
+def check_policy_id(policy_id: str) -> None:
+    if not ID_PATTERN.fullmatch(policy_id):
+        raise Invalid(f"policy_id: must match {ID_PATTERN.pattern}")
+
+
+def check_tags(tags: list[str] | None) -> None:
+    if tags is None:
+        return
+    _within("tags", len(tags), 0, 16, "tags")
+    for tag in tags:
+        if not 1 <= len(tag) <= 128 or "\x00" in tag:
+            raise Invalid("tags: each must have 1 to 128 characters and no U+0000")
+
+
+def _check_address(request: LookupRequest | PutRequest) -> None:
+    """Which entry is meant: the fields that lookup and put share."""
+    if request.embedding is None and request.exact_key is None:
+        raise BadRequest("embedding or exact_key is required")
+    for field in ("exact_key", "partition"):
+        value = getattr(request, field)
+        if value is not None and not _KEY_PATTERN.fullmatch(value):
+            raise Invalid(f"{field}: must be 64 hexadecimal digits")
+    _check_label("scope", request.scope)
+    _check_label("space", request.space)
+
+
+def _check_label(field: str, value: str | None) -> None:
+    if value is None:
+        return
+    if len(value) > MAX_LABEL_CHARS:
+        raise Invalid(f"{field}: has {len(value)} characters; at most {MAX_LABEL_CHARS}")
+    if "\x00" in value:
+        raise Invalid(f"{field}: must not contain U+0000")
+
+
+def _within(field: str, value: float, low: float, high: float | None, unit: str = "") -> None:
+    if value < low or (high is not None and value > high):
+        bound = f"at least {low:,}" if high is None else f"{low:,} to {high:,} {unit}".rstrip()
+        raise Invalid(f"{field}: is {value:,}; must be {bound}")

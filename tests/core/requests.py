@@ -1,0 +1,62 @@
+"""One chat request with every field, and the ways in which another can differ from it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import TYPE_CHECKING, Any
+
+from cachesvc.core.keys import Target
+from cachesvc.core.policy import Policy
+from cachesvc.dialects.openai_chat import OpenAIChat
+
+if TYPE_CHECKING:
+    from cachesvc.core.ask import Ask
+
+POLICY = Policy()
+TARGET = Target(
+    method="POST",
+    path="/v1/chat/completions",
+    query="",
+    upstream="https://api.openai.com:443",
+    headers=(("openai-project", ("p1",)),),
+)
+BODY: dict[str, Any] = {
+    "model": "gpt-4o",
+    "messages": [
+        {"role": "system", "content": "You are terse."},
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Hi!"},
+        {"role": "user", "content": [{"type": "text", "text": "What is the capital of France?"}]},
+    ],
+    "temperature": 0.2,
+    "top_p": 0.9,
+    "seed": 7,
+}
+
+
+def ask(body: dict[str, Any]) -> Ask:
+    return OpenAIChat().read(json.dumps(body).encode())
+
+
+def changed(*path: str | int, to: Any) -> dict[str, Any]:
+    """BODY with the value at `path` set."""
+    body = copy.deepcopy(BODY)
+    place: Any = body
+    for step in path[:-1]:
+        place = place[step]
+    if isinstance(place, list) and path[-1] == len(place):
+        place.append(to)
+    else:
+        place[path[-1]] = to
+    return body
+
+
+def without(*path: str | int) -> dict[str, Any]:
+    """BODY with the value at `path` taken out."""
+    body = copy.deepcopy(BODY)
+    place: Any = body
+    for step in path[:-1]:
+        place = place[step]
+    del place[path[-1]]
+    return body

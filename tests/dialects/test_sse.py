@@ -1,0 +1,68 @@
+"""The event splitter: the same events however the bytes were cut."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cachesvc.dialects.sse import Event, Splitter, split
+
+
+def fed(*pieces: bytes) -> tuple[list[Event], bool]:
+    splitter = Splitter()
+    events = [event for piece in pieces for event in splitter.feed(piece)]
+    events += splitter.finish()
+    return events, splitter.at_boundary
+
+
+STREAM = b': hello\r\n\r\nevent: a\rdata: 1\rdata:2\r\rdata: {"x": "\xc3\xa9"}\n\nid: 7\n: c\n\n'
+
+
+@pytest.mark.parametrize(
+    ("stream", "events"),
+    [
+        (b"data: x\n\n", [Event("message", b"x")]),
+        (b"data:x\r\n\r\n", [Event("message", b"x")]),
+        (b"data: a\ndata: b\n\n", [Event("message", b"a\nb")]),
+        (b"event: ping\ndata\n\n", [Event("ping", b"")]),
+        (b"event: ping\n\n", [Event("ping", b"")]),
+        (b"\xef\xbb\xbfdata: x\n\n", [Event("message", b"x")]),
+        (b"data:  two\n\n", [Event("message", b" two")]),
+        (b": comment\n\n\n", []),
+        (b"retry: 10\nid: 3\n\n", []),
+    ],
+)
+def test_events_are_read_as_browsers_read_them(stream: bytes, events: list[Event]) -> None:
+    assert fed(stream) == (events, True)
+
+
+@pytest.mark.parametrize(
+    "stream", [b"data: x\n", b"data: x", b"d", b": half a comment", b"event: x\n", b"\xef\xbb"]
+)
+def test_a_stream_cut_inside_a_frame_is_not_whole(stream: bytes) -> None:
+    assert fed(stream)[1] is False
+    assert split(stream) is None
+
+
+@pytest.mark.parametrize("cut", range(len(STREAM) + 1))
+def test_a_cut_at_any_byte_changes_nothing(cut: int) -> None:
+    assert fed(STREAM[:cut], STREAM[cut:]) == fed(STREAM)
+
+
+def test_byte_by_byte_changes_nothing() -> None:
+    assert fed(*(STREAM[i : i + 1] for i in range(len(STREAM)))) == fed(STREAM)
+
+
+@given(
+    st.lists(st.sampled_from([b"\r", b"\n", b"data: ", b"event:", b":", b"x", b"\xef\xbb\xbf"])),
+    st.randoms(use_true_random=False),
+)
+def test_any_stream_in_any_pieces_gives_the_same_events(parts: list[bytes], random: object) -> None:
+    stream = b"".join(parts)
+    cuts = sorted(random.randint(0, len(stream)) for _ in range(5))  # type: ignore[attr-defined]
+    bounds = [0, *cuts, len(stream)]
+    pieces = [stream[a:b] for a, b in itertools.pairwise(bounds)]
+    assert fed(*pieces) == fed(stream)
