@@ -1,0 +1,71 @@
+"""From settings to the embedder a proxy uses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cachesvc.embed.shared import SharedEmbedder
+from cachesvc.errors import ConfigError, StartError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from cachesvc.config import Embed
+    from cachesvc.embed.base import Embedder
+
+
+def create(settings: Embed, data_dir: Path, say: Callable[[str], None]) -> Embedder | None:
+    """The embedder of `[embed]`, None for provider `none`.
+
+    Blocks while the local model is loaded (0.3 s) or built (about 5 s, once). Raises ConfigError
+    and StartError.
+    """
+    if settings.provider == "none":
+        return None
+    if settings.provider == "local":
+        return SharedEmbedder(_local(settings, data_dir, say))
+    return SharedEmbedder(_remote(settings))
+
+
+def _local(settings: Embed, data_dir: Path, say: Callable[[str], None]) -> Embedder:
+    try:
+        # Imported here: a proxy with a remote model has no ONNX Runtime.
+        from cachesvc.embed import manifest
+        from cachesvc.embed.local import LocalEmbedder
+        from cachesvc.embed.model_files import ensure_built
+    except ImportError as exc:
+        missing = exc.name or "packages that are not here"
+        raise StartError(
+            f"the local model needs {missing}: run `pip install 'cachesvc[local]'`"
+        ) from exc
+    if settings.model not in ("", manifest.NAME):
+        raise ConfigError(
+            f"embed.model: is {settings.model!r}; must be {manifest.NAME} with provider local"
+        )
+    if settings.dimensions not in (0, manifest.DIMENSIONS):
+        raise ConfigError(
+            f"embed.dimensions: is {settings.dimensions}; must be {manifest.DIMENSIONS} (or 0)"
+            " with provider local"
+        )
+    return LocalEmbedder(ensure_built(data_dir, say))
+
+
+def _remote(settings: Embed) -> Embedder:
+    from cachesvc.embed.remote import Provider, RemoteEmbedder
+
+    if settings.provider not in ("openai", "azure_openai"):
+        raise ConfigError(
+            f"embed.provider: is {settings.provider!r}; must be local, openai, azure_openai or none"
+        )
+    provider = Provider.of(
+        settings.provider,
+        base_url=settings.base_url,
+        model=settings.model,
+        api_key=settings.api_key,
+        api_version=settings.api_version,
+        dimensions=settings.dimensions,
+        timeout_seconds=settings.timeout_ms / 1000,
+        max_input_bytes=settings.max_input_bytes,
+    )
+    return RemoteEmbedder(provider)

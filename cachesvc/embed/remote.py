@@ -1,0 +1,225 @@
+"""Embeddings over HTTP: any OpenAI-compatible `/embeddings`, and Azure OpenAI.
+
+Wire: https://platform.openai.com/docs/api-reference/embeddings/create and
+https://learn.microsoft.com/azure/ai-services/openai/reference#embeddings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import httpx
+import msgspec
+
+from cachesvc.errors import ConfigError, EmbedError
+
+OPENAI_URL = "https://api.openai.com/v1"
+OPENAI_MODEL = "text-embedding-3-small"
+# The service's bound (core.vectors), which needs numpy: a proxy with a remote model has none.
+MAX_DIMENSIONS = 3984
+_MIN_NORM = 1e-12
+_MAX_SPACE = 256
+_MAX_REPLY_BYTES = 1024 * 1024
+_MAX_REQUEST_ID = 256
+
+
+class _Item(msgspec.Struct):
+    embedding: list[float]
+
+
+class _Reply(msgspec.Struct):
+    data: list[_Item]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provider:
+    """Where vectors come from. `dimensions` 0 is the model's own and is not sent.
+
+    Azure OpenAI: `model` is the deployment, `base_url` its resource (https://NAME.openai.azure.com).
+    """
+
+    name: str
+    base_url: str
+    model: str
+    api_key: str = field(default="", repr=False)
+    api_version: str = "2024-10-21"
+    dimensions: int = 0
+    timeout_seconds: float = 5.0
+    max_input_bytes: int = 8191
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        *,
+        base_url: str = "",
+        model: str = "",
+        **more: Any,
+    ) -> Provider:
+        """With OpenAI's defaults filled in. Raises ConfigError."""
+        if name == "openai":
+            base_url, model = base_url or OPENAI_URL, model or OPENAI_MODEL
+        return cls(name=name, base_url=base_url.rstrip("/"), model=model, **more)
+
+    def __post_init__(self) -> None:
+        url = urlsplit(self.base_url)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ConfigError("embed.base_url: must be an http or https address")
+        if url.username is not None or url.query or url.fragment:
+            # It stands in the space, in messages and in logs.
+            raise ConfigError("embed.base_url: must hold no credential, query or fragment")
+        if not self.model:
+            raise ConfigError(f"embed.model: required with provider {self.name}")
+        if not _is_header_text(self.api_key):
+            raise ConfigError("embed.api_key: must be printable ASCII")
+        if not 0 <= self.dimensions <= MAX_DIMENSIONS:
+            raise ConfigError(f"embed.dimensions: must be 0 to {MAX_DIMENSIONS}")
+
+    @property
+    def azure(self) -> bool:
+        return self.name == "azure_openai"
+
+    @property
+    def space(self) -> str:
+        whole = f"{self.name}:{self.base_url}:{self.model}:{self.dimensions or 'native'}"
+        if len(whole) <= _MAX_SPACE:
+            return whole
+        tail = hashlib.sha256(whole.encode()).hexdigest()
+        return f"{whole[: _MAX_SPACE - len(tail) - 1]}:{tail}"
+
+    @property
+    def url(self) -> str:
+        if not self.azure:
+            return f"{self.base_url}/embeddings"
+        deployment, version = quote(self.model, safe=""), quote(self.api_version, safe="")
+        return f"{self.base_url}/openai/deployments/{deployment}/embeddings?api-version={version}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        if not self.api_key:
+            return {}
+        if self.azure:
+            return {"api-key": self.api_key}
+        return {"authorization": f"Bearer {self.api_key}"}
+
+    def body(self, text: str) -> bytes:
+        asked: dict[str, Any] = {"input": text, "encoding_format": "float"}
+        if not self.azure:
+            asked["model"] = self.model
+        if self.dimensions:
+            asked["dimensions"] = self.dimensions
+        return msgspec.json.encode(asked)
+
+
+def _is_header_text(value: str) -> bool:
+    return value.isascii() and value.isprintable()
+
+
+class RemoteEmbedder:
+    """Vectors from a provider: one call per text, one deadline per call, never retried.
+
+    An answer that is not one finite, non-zero vector of the expected dimension is an EmbedError,
+    whatever its status. Messages hold the status and the field at fault, never the answer (some
+    providers repeat the key in it) and never the text.
+    """
+
+    def __init__(self, provider: Provider) -> None:
+        self._provider = provider
+        self._dimensions = provider.dimensions
+        self._closed = False
+        self._client = httpx.AsyncClient(
+            headers=provider.headers,
+            timeout=provider.timeout_seconds,
+            trust_env=False,
+            follow_redirects=False,
+        )
+
+    def __repr__(self) -> str:
+        return f"RemoteEmbedder({self.space!r})"
+
+    @property
+    def provider(self) -> str:
+        return self._provider.name
+
+    @property
+    def space(self) -> str:
+        return self._provider.space
+
+    async def warm(self) -> None:
+        """One real call, which tries key, model and dimension. Raises EmbedError."""
+        await self.embed("warm")
+
+    async def embed(self, text: str, *, request_id: str | None = None) -> bytes | None:
+        """The vector as little-endian float32, None over `max_input_bytes`. Raises EmbedError."""
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError:  # a lone surrogate, which JSON cannot carry
+            return None
+        if size > self._provider.max_input_bytes:
+            return None
+        if self._closed:
+            raise EmbedError("the embedder is closed")
+        try:
+            async with asyncio.timeout(self._provider.timeout_seconds):
+                answer = await self._ask(self._provider.body(text), request_id)
+        except (TimeoutError, httpx.TimeoutException) as exc:
+            raise EmbedError(
+                f"{self.provider}: no answer within {self._provider.timeout_seconds:g} s"
+            ) from exc
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            raise EmbedError(f"{self.provider}: call failed ({type(exc).__name__})") from exc
+        return self._read(answer)
+
+    async def _ask(self, body: bytes, request_id: str | None) -> bytes:
+        headers = {"content-type": "application/json"}
+        if request_id and len(request_id) <= _MAX_REQUEST_ID and _is_header_text(request_id):
+            headers["x-request-id"] = request_id
+        asked = self._client.stream("POST", self._provider.url, content=body, headers=headers)
+        async with asked as reply:
+            if reply.status_code != httpx.codes.OK:
+                raise EmbedError(f"{self.provider}: answered {reply.status_code}")
+            answer = bytearray()
+            async for piece in reply.aiter_bytes():
+                answer += piece
+                if len(answer) > _MAX_REPLY_BYTES:
+                    raise EmbedError(f"{self.provider}: answered over {_MAX_REPLY_BYTES} bytes")
+            return bytes(answer)
+
+    def _read(self, answer: bytes) -> bytes:
+        try:
+            data = msgspec.json.decode(answer, type=_Reply).data
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+            raise EmbedError(f"{self.provider}: answered something else than embeddings") from exc
+        if len(data) != 1:
+            raise EmbedError(f"{self.provider}: answered {len(data)} vectors to one text")
+        return self._checked(data[0].embedding)
+
+    def _checked(self, values: list[float]) -> bytes:
+        count = len(values)
+        if not 1 <= count <= MAX_DIMENSIONS:
+            raise EmbedError(
+                f"{self.provider}: answered {count} dimensions; must be 1 to {MAX_DIMENSIONS}"
+                " (set embed.dimensions)"
+            )
+        if count != (self._dimensions or count):
+            raise EmbedError(
+                f"{self.provider}: answered {count} dimensions; must be {self._dimensions}"
+            )
+        try:
+            packed = struct.pack(f"<{count}f", *values)
+        except OverflowError as exc:
+            raise EmbedError(f"{self.provider}: a value is out of float32's range") from exc
+        if not math.hypot(*values) >= _MIN_NORM:
+            raise EmbedError(f"{self.provider}: answered a zero vector")
+        self._dimensions = count
+        return packed
+
+    async def close(self) -> None:
+        self._closed = True
+        await self._client.aclose()
