@@ -1,0 +1,268 @@
+"""uvicorn's HTTP/1 protocol, with bounds it lacks, the peer's certificate, and a way to break off.
+
+What uvicorn 0.54 with httptools lets through and this does not: no Host or two, any number and size
+of headers, headers that never end, trailers that join the request's headers, a 400 written into the
+middle of another answer, a POST whose body vanishes because it offered an upgrade to h2c.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import socket
+import ssl
+import struct
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from cachesvc.server_limits import Limits, Refused, check_head
+
+if TYPE_CHECKING:
+    import asyncio
+
+_TLS_VERSIONS = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+# A connection closed with bytes unread is reset, and the refusal may be lost with it: so what the
+# peer still sends is read and dropped, for so long and so much (RFC 9112, 9.6).
+_LINGER_SECONDS = 1.0
+_LINGER_BYTES = 2**20
+
+
+class EdgeProtocol(HttpToolsProtocol):
+    """One connection. `server_state.limits` may hold Limits.
+
+    scope["extensions"]["tls"]: under TLS, the ASGI TLS extension 0.2 (`client_cert_chain` in PEM)
+    and `cachesvc.sha256`, the leaf's fingerprint in hex. One dict per connection: what is worked
+    out of the certificate may be kept in it. Absent on plain connections.
+    scope["extensions"]["cachesvc.abort"]: call it to break the connection off.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.limits: Limits = getattr(self.server_state, "limits", None) or Limits()
+        self._tls: dict[str, Any] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._stall: asyncio.TimerHandle | None = None
+        self._refused = False
+        self._between = True
+        self._in_head = False
+        self._head_timed = False
+        self._upgrading = False
+        self._head_bytes = 0
+        self._callbacks = 0
+        self._unfinished = 0
+        self._dropped = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._tls = _tls_extension(transport)
+        self._arm(self.limits.header_seconds)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        self.resume_writing()
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+
+    def abort(self) -> None:
+        """Break the connection off: RST over TCP, no close_notify under TLS. Never a clean end."""
+        self._refused = True
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self._tls is None:
+            with contextlib.suppress(OSError):
+                plain: socket.socket = self.transport.get_extra_info("socket")
+                plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            self._dropped += len(data)
+            if self._dropped > _LINGER_BYTES:
+                self.abort()
+            return
+        if self._between and not data.strip(b"\r\n"):
+            # Empty lines before a request are nothing (RFC 9112, 2.2): they stop no timer.
+            return
+        self._unset_keepalive_if_required()
+        before = self._callbacks
+        try:
+            self._feed(data)
+            self._bound_unfinished(data, before)
+            if self._in_head and not self._head_timed:
+                # Most heads come in one piece and cost no timer.
+                self._head_timed = True
+                self._arm(self.limits.header_seconds)
+        except Refused as refusal:
+            self._refuse(*refusal.args)
+        except httptools.HttpParserError as exc:
+            known = exc.__context__
+            args = known.args if isinstance(known, Refused) else (400, "the request is not HTTP/1")
+            self._refuse(*args)
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # The parser takes what follows for another protocol, a POST's body included. An upgrade
+            # may be ignored (RFC 9110, 7.8): the request is read again without its offer.
+            again = self._head_without_upgrade() + data[upgrade.args[0] :]
+            self.parser = httptools.HttpRequestParser(self)
+            try:
+                self.parser.feed_data(again)
+            except httptools.HttpParserUpgrade:
+                raise Refused(400, "Upgrade: is offered by two requests at once") from None
+
+    def _head_without_upgrade(self) -> bytes:
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (method, self.url, version)]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _bound_unfinished(self, data: bytes, before: int) -> None:
+        """Bound what the parser keeps or skips without telling: a long header, chunk extension."""
+        self._unfinished = self._unfinished + len(data) if self._callbacks == before else 0
+        if self._unfinished + self._head_bytes * self._in_head > self.limits.max_head_bytes:
+            raise Refused(431, f"headers: at most {self.limits.max_head_bytes} bytes")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._callbacks += 1
+        self._between, self._in_head = False, True
+        self._head_timed = self._upgrading = False
+        self._head_bytes = 0
+        extensions: dict[str, Any] = self.scope.setdefault("extensions", {})
+        extensions["cachesvc.abort"] = self.abort
+        if self._tls is not None:
+            extensions.setdefault("tls", self._tls)
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._count(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Trailers come here, too: counted, and dropped (RFC 9110, 6.5.1 forbids merging them).
+        self._count(len(name) + len(value) + 4)
+        if self._in_head:
+            super().on_header(name, value)
+
+    def _count(self, size: int) -> None:
+        self._callbacks += 1
+        self._head_bytes += size
+        if self._head_bytes > self.limits.max_head_bytes:
+            raise Refused(431, f"headers: at most {self.limits.max_head_bytes} bytes")
+
+    def on_headers_complete(self) -> None:
+        self._callbacks += 1
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._upgrading = True
+            return
+        if len(self.headers) > self.limits.max_headers:
+            raise Refused(431, f"headers: at most {self.limits.max_headers}")
+        check_head(self.parser.get_method(), self.parser.get_http_version(), self.headers)
+        self._in_head = False
+        self._disarm()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._callbacks += 1
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._callbacks += 1
+        if not self._upgrading:
+            self._between = True
+            super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+        super().resume_writing()
+
+    def _watch_reader(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        self._stall = self.loop.call_later(self.limits.stall_seconds, self._check_reader, left)
+
+    def _check_reader(self, left: int) -> None:
+        if self.transport.get_write_buffer_size() < left:
+            self._watch_reader()
+        else:
+            self.abort()
+
+    def _arm(self, seconds: float) -> None:
+        self._disarm()
+        self._timer = self.loop.call_later(seconds, self._expired)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _expired(self) -> None:
+        if self._between:
+            self.transport.close()
+        else:
+            self._refuse(408, f"headers: take longer than {self.limits.header_seconds:g} seconds")
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer nothing more on this connection but `status`, and close it.
+
+        An answer in progress to an earlier request is never written into: it goes on to its end.
+        """
+        self._refused = True
+        self._disarm()
+        cycle = self.cycle
+        busy = cycle is not None and not cycle.response_complete
+        if busy and (self._in_head or self._between):
+            cycle.keep_alive = False
+        elif busy and (cycle.response_started or self.pipeline):
+            self.abort()
+        else:
+            if busy:
+                cycle.disconnected = True
+                cycle.message_event.set()
+            self._close_with(status, message)
+
+    def _close_with(self, status: int, message: str) -> None:
+        code = "BAD_REQUEST" if status == HTTPStatus.BAD_REQUEST else "TOO_LARGE"
+        body = json.dumps({"error": {"code": code, "message": message}}).encode()
+        head = (
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self._timer = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+        else:
+            self.transport.close()
+
+
+def _tls_extension(transport: asyncio.Transport) -> dict[str, Any] | None:
+    """What the handshake proved; None on a plain connection.
+
+    Python below 3.13 gives the leaf only, so the chain has at most one certificate.
+    """
+    tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+    if tls is None:
+        return None
+    leaf = tls.getpeercert(binary_form=True)
+    return {
+        "server_cert": None,
+        "client_cert_chain": [ssl.DER_cert_to_PEM_cert(leaf)] if leaf else [],
+        "client_cert_name": None,
+        "client_cert_error": None,
+        "tls_version": _TLS_VERSIONS.get(tls.version() or ""),
+        "cipher_suite": None,
+        "cachesvc.sha256": hashlib.sha256(leaf).hexdigest() if leaf else None,
+    }
