@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timezone
+from math import inf
 from typing import Annotated
 
 import msgspec
@@ -18,6 +19,7 @@ from cachesvc.errors import BadRequest, Invalid
 
 MAX_LABEL_CHARS = 256  # scope, space, model
 MAX_TOKENS = 2**32 - 1
+_HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 _KEY_PATTERN = re.compile(r"[0-9A-Fa-f]{64}")
 
 
@@ -214,6 +216,8 @@ def check_put(request: PutRequest) -> None:
     if (request.body is None) != (request.media_type is None):
         raise BadRequest("put: media_type is required with body, and only with it")
     _check_label("media_type", request.media_type)
+    if not _HEADER_VALUE.fullmatch(request.media_type or ""):
+        raise Invalid("media_type: must be printable ASCII, as it is sent in a header")
     _check_label("model", request.model)
     _within("prompt_tokens", request.prompt_tokens or 0, 0, MAX_TOKENS)
     _within("completion_tokens", request.completion_tokens or 0, 0, MAX_TOKENS)
@@ -280,6 +284,7 @@ def _check_label(field: str, value: str | None) -> None:
 
 
 def _within(field: str, value: float, low: float, high: float | None, unit: str = "") -> None:
-    if value < low or (high is not None and value > high):
+    # Not the other way round: a NaN, which MessagePack can carry, is within nothing.
+    if not (low <= value and (value < inf if high is None else value <= high)):
         bound = f"at least {low:,}" if high is None else f"{low:,} to {high:,} {unit}".rstrip()
         raise Invalid(f"{field}: is {value:,}; must be {bound}")

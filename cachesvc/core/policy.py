@@ -97,20 +97,21 @@ def resolve(policy: Policy, policy_id: str, generation: int) -> Policy:
     )
 
 
-def read_policy(document: bytes, policy_id: str) -> Policy:
-    """A policy from its JSON text.
+def read_policy(document: bytes, policy_id: str, *, messagepack: bool = False) -> Policy:
+    """A policy from its JSON text, or from MessagePack.
 
     Raises BadRequest for what is no policy at all (not JSON, a wrong type) and Invalid for an
     unknown field or a value out of range.
     """
     try:
-        policy = msgspec.json.decode(document, type=Policy)
+        decode = msgspec.msgpack.decode if messagepack else msgspec.json.decode
+        policy = decode(document, type=Policy)
     except msgspec.ValidationError as exc:
         if "unknown field" in str(exc):
             raise Invalid(f"policy: {exc}") from exc
         raise BadRequest(f"policy: {exc}") from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise BadRequest("policy: the body is not JSON") from exc
+        raise BadRequest("policy: the body cannot be read") from exc
     check_policy(policy, policy_id)
     return msgspec.structs.replace(policy, id="", generation=0)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
 from typing import TYPE_CHECKING
 
@@ -46,5 +45,5 @@ def _part(name: str, values: Sequence[str] | None) -> bytes:
 
 def _seal(secret: bytes, purpose: bytes, parts: list[bytes]) -> str:
     message = purpose + b"".join(b"|%d:%s" % (len(part), part) for part in parts)
-    digest = hmac.new(secret, message, hashlib.sha256).digest()
+    digest = hmac.digest(secret, message, "sha256")
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")

@@ -1,0 +1,102 @@
+"""The routes of the service, and nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.routing import Route, Router
+
+from cachesvc.service.admin import Admin
+from cachesvc.service.aliases import Aliases
+from cachesvc.service.bounds import Bounds
+from cachesvc.service.endpoint import Endpoint, Guard, Nowhere, OpenEndpoint
+from cachesvc.service.health import Health
+from cachesvc.service.lookup import Lookup
+from cachesvc.service.openapi import OpenAPI, paths_of
+from cachesvc.service.policies import Policies
+from cachesvc.service.put import Put
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from cachesvc.config import Settings
+    from cachesvc.service.endpoint import Handler, OpenHandler
+    from cachesvc.service.identity import Identities
+    from cachesvc.service.telemetry import Telemetry
+    from cachesvc.store.base import AdminStore, EntryStore
+
+
+class App:
+    """An ASGI app. Call `drain` before the store it works on is closed."""
+
+    def __init__(self, routes: list[Route], guard: Guard, aliases: Aliases | None = None) -> None:
+        self.routes = routes
+        self._router = Router(routes, redirect_slashes=False, default=Nowhere(guard))
+        self._aliases = aliases
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._router(scope, receive, send)
+
+    async def drain(self, seconds: float) -> None:
+        """Let what is written off the reply path end, for so long at most."""
+        if self._aliases is not None:
+            await self._aliases.drain(seconds)
+
+
+def create_app(
+    settings: Settings,
+    store: EntryStore,
+    admin: AdminStore,
+    identities: Identities,
+    telemetry: Telemetry,
+) -> App:
+    """The main listener's app: /cache/*, /dp/cache/*, administration; without TLS all of it."""
+    guard = Guard(settings, telemetry)
+    bounds = Bounds.of_pool(settings.service)
+    policies, aliases = Policies(store), Aliases(store, telemetry)
+    lookup = Lookup(store, policies, aliases, telemetry, bounds)
+    put = Put(store, policies, telemetry, bounds)
+    operator = Admin(admin, policies, telemetry, bounds)
+    handlers: dict[str, dict[str, Handler]] = {
+        "/cache/lookup": {"POST": lookup},
+        "/cache/put": {"POST": put},
+        "/cache/purge": {"POST": operator.purge},
+        "/cache/entries/{entry_id}": {
+            "GET": operator.get_entry,
+            "DELETE": operator.delete_entry,
+        },
+        "/policies": {"GET": operator.list_policies},
+        "/policies/{policy_id}": {
+            "GET": operator.get_policy,
+            "PUT": operator.put_policy,
+            "DELETE": operator.delete_policy,
+        },
+        "/stats": {"GET": operator.stats},
+    }
+    routes = [
+        Route(path, Endpoint(guard, identities, methods))
+        for pattern, methods in handlers.items()
+        for path in paths_of(pattern)
+    ]
+    if not settings.service.tls.on:
+        routes += _open_routes(settings, admin, telemetry, guard)
+    return App(routes, guard, aliases)
+
+
+def create_open_app(settings: Settings, admin: AdminStore, telemetry: Telemetry) -> App:
+    """The admin listener's app under TLS: what anybody may read."""
+    guard = Guard(settings, telemetry)
+    return App(_open_routes(settings, admin, telemetry, guard), guard)
+
+
+def _open_routes(
+    settings: Settings, admin: AdminStore, telemetry: Telemetry, guard: Guard
+) -> list[Route]:
+    health = Health(settings, admin, telemetry)
+    handlers: dict[str, OpenHandler] = {
+        "/livez": health.livez,
+        "/readyz": health.readyz,
+        "/metrics": health.metrics,
+        "/openapi.json": OpenAPI(),
+    }
+    return [Route(path, OpenEndpoint(guard, handler)) for path, handler in handlers.items()]

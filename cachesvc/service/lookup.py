@@ -1,0 +1,133 @@
+"""`POST /cache/lookup`: exact, then nearest, then decide."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from cachesvc.core.decision import decide_exact, decide_nearest
+from cachesvc.core.model import Hit, Miss, Reason, Tier
+from cachesvc.errors import Busy
+from cachesvc.service import codec
+from cachesvc.service.asked import closed_door, read_asked
+from cachesvc.service.exchange import Reply
+from cachesvc.service.judged import counted, judged_by, more_telling, told, unasked
+from cachesvc.wire import check_lookup
+
+if TYPE_CHECKING:
+    from cachesvc.core.policy import Policy
+    from cachesvc.service.aliases import Aliases
+    from cachesvc.service.asked import Asked
+    from cachesvc.service.bounds import Bounds
+    from cachesvc.service.exchange import Call
+    from cachesvc.service.judged import Judged
+    from cachesvc.service.policies import Policies
+    from cachesvc.service.telemetry import Telemetry
+    from cachesvc.store.base import EntryStore, Found, PolicyRow
+
+_ATTEMPTS = 4
+
+
+class Lookup:
+    """The handler."""
+
+    def __init__(
+        self,
+        store: EntryStore,
+        policies: Policies,
+        aliases: Aliases,
+        telemetry: Telemetry,
+        bounds: Bounds,
+    ) -> None:
+        self._store = store
+        self._policies = policies
+        self._aliases = aliases
+        self._telemetry = telemetry
+        self._bounds = bounds
+
+    async def __call__(self, call: Call) -> Reply:
+        with self._telemetry.stage("total"):
+            request = codec.read_lookup(call.body, call.format)
+            check_lookup(request)
+            call.require("lookup")
+            asked = read_asked(call.caller.tenant, request)
+            judged = await self._bounds.run(self.look_up(asked))
+            self._leave_alias(asked, judged)
+            self._count(asked, judged)
+            return Reply(told(judged))
+
+    async def look_up(self, asked: Asked) -> Judged:
+        """Judge until the policy judged under is the one that the database has.
+
+        Raises NotFound, StoreUnavailable, and Busy when the policy changes all the time.
+        """
+        tenant, policy_id = asked.place.tenant, asked.place.policy_id
+        row = self._policies.remembered(tenant, policy_id)
+        for _ in range(_ATTEMPTS):
+            just_read = row is None
+            if row is None:
+                row = await self._policies.read(tenant, policy_id)
+            judged = await self._judge(asked, row)
+            if judged.revision == row.revision or (judged.revision is None and just_read):
+                return judged
+            row = None
+        raise Busy("policy: changes faster than it can be read; try again later")
+
+    async def _judge(self, asked: Asked, row: PolicyRow) -> Judged:
+        """Exact, then nearest; ends early where the policy turns out to be another by now."""
+        policy = row.policy
+        closed = closed_door(asked, policy)
+        if closed is not None:
+            return unasked(closed, row)
+        judged = unasked(Reason.NO_ENTRY, row)
+        if asked.exact is not None and policy.has(Tier.EXACT):
+            with self._telemetry.stage("exact"):
+                found = await self._store.find_exact(asked.exact)
+            judged = judged_by(self._decide_exact(found, policy, asked), row, found)
+            if isinstance(judged.outcome, Hit) or found.revision != row.revision:
+                return judged
+        if asked.nearest is not None and policy.has(Tier.SEMANTIC):
+            query = asked.nearest
+            if not query.top_k:
+                query = dataclasses.replace(query, top_k=policy.top_k)
+            with self._telemetry.stage("nearest"):
+                found = await self._store.find_nearest(query)
+            outcome = self._decide_nearest(found, policy, asked)
+            judged = judged_by(more_telling(judged.outcome, outcome), row, found)
+        return judged
+
+    def _decide_exact(self, found: Found, policy: Policy, asked: Asked) -> Hit | Miss:
+        threshold = policy.effective_threshold(asked.threshold)
+        dead = None if found.dead is None else Reason(found.dead)
+        return decide_exact(found.candidates, policy, threshold=threshold, now=found.now, dead=dead)
+
+    def _decide_nearest(self, found: Found, policy: Policy, asked: Asked) -> Hit | Miss:
+        threshold = policy.effective_threshold(asked.threshold)
+        with self._telemetry.stage("decide"):
+            return decide_nearest(found.candidates, policy, threshold=threshold, now=found.now)
+
+    def _leave_alias(self, asked: Asked, judged: Judged) -> None:
+        hit, policy = judged.outcome, judged.policy
+        if isinstance(hit, Miss) or hit.tier is not Tier.SEMANTIC or asked.key is None:
+            return
+        # In shadow nothing is served, so nothing may change what later lookups see.
+        if policy.has(Tier.EXACT) and not judged.shadowed:
+            self._aliases.leave(asked.place, asked.key, hit.candidate.entry_id, hit.similarity)
+
+    def _count(self, asked: Asked, judged: Judged) -> None:
+        telemetry, place, outcome = self._telemetry, asked.place, judged.outcome
+        count = counted(place, judged)
+        if asked.after_exact and asked.key is not None:
+            telemetry.follow_up((place, asked.key), count)
+        elif asked.key is not None and asked.nearest is None:
+            telemetry.first_call((place, asked.key), count)
+        else:
+            telemetry.looked_up(count)
+        if count.outcome == "hit" and isinstance(outcome, Hit):
+            answer = outcome.candidate.answer
+            telemetry.saved(
+                place.tenant, place.policy_id, answer.prompt_tokens, answer.completion_tokens
+            )
+        nearest = asked.nearest is not None and judged.policy.has(Tier.SEMANTIC)
+        if nearest and judged.revision is not None and count.tier != Tier.EXACT:
+            telemetry.saw(place.tenant, place.policy_id, outcome.similarity)

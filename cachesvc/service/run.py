@@ -1,0 +1,147 @@
+"""`cachesvc serve`: opens the store, answers until it is told to stop, closes everything.
+
+A database that is away stops nothing: calls are answered with 503 until it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from cachesvc.config_checks import split_listen
+from cachesvc.core.policy import Policy
+from cachesvc.errors import ConfigError, StoreError
+from cachesvc.server import Listener, ServerTLS, install_stop_signals
+from cachesvc.server import run as run_server
+from cachesvc.service.app import create_app, create_open_app
+from cachesvc.service.faults import FaultLog, describe, log
+from cachesvc.service.identity import LOCAL, Identities
+from cachesvc.service.telemetry import Telemetry
+from cachesvc.store.admin import PostgresAdmin
+from cachesvc.store.pool import connect
+from cachesvc.store.postgres import PostgresStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from cachesvc.config import Service, Settings
+    from cachesvc.service.app import App
+    from cachesvc.store.base import AdminStore
+    from cachesvc.store.pool import Database
+
+DEFAULT_POLICY = "default"
+ADMIN_LISTEN = "127.0.0.1:8702"
+_GRACE_SECONDS = 2.5
+_DRAIN_SECONDS = 0.5
+_REAP_SECONDS = 30.0
+_REAP_BATCH = 500
+_RETRY_SECONDS = 0.5
+_FIRST_POLICY_SECONDS = 2.0
+
+
+async def serve(
+    settings: Settings,
+    *,
+    default_policy: bool = False,
+    ready: Callable[[list[str]], None] | None = None,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Serve until `stop` is set, or SIGINT or SIGTERM come where no `stop` is given.
+
+    `default_policy` creates the policy `default` unless there ever was one. `ready` gets the URLs.
+    Raises StartError and ConfigError.
+    """
+    if stop is None:
+        stop = asyncio.Event()
+        install_stop_signals(asyncio.get_running_loop(), stop)
+    database = await _open(settings.service)
+    store, admin, telemetry = PostgresStore(database), PostgresAdmin(database), Telemetry(settings)
+    identities = Identities(settings.identity, settings.service.tls.on)
+    app = create_app(settings, store, admin, identities, telemetry)
+    background = _in_background(reap(admin, telemetry))
+    if default_policy:
+        made = _in_background(_create_default_policy(admin))
+        background += made
+        # There before the first caller is, unless the database is away.
+        await asyncio.wait(made, timeout=_FIRST_POLICY_SECONDS)
+    try:
+        await run_server(
+            _listeners(settings, app, admin, telemetry),
+            stop=stop,
+            ready=ready,
+            grace_seconds=_GRACE_SECONDS,
+        )
+    finally:
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        await app.drain(_DRAIN_SECONDS)
+        await database.close()
+
+
+async def _open(service: Service) -> Database:
+    if not service.database_url:
+        raise ConfigError("service.database_url: is required")
+    return await connect(
+        service.database_url,
+        size=service.database_pool_size,
+        statement_timeout_ms=service.statement_timeout_ms,
+    )
+
+
+async def reap(admin: AdminStore, telemetry: Telemetry, every: float = _REAP_SECONDS) -> None:
+    """Remove, now and then, what can never answer again; in small batches, until none is left."""
+    faults = FaultLog("removing expired entries")
+    while True:
+        try:
+            while removed := await admin.remove_expired(_REAP_BATCH):
+                telemetry.evicted("expired", removed)
+            faults.fine()
+        except StoreError as exc:
+            faults.failed(exc.message)
+        await asyncio.sleep(every)
+
+
+def _in_background(work: Coroutine[object, object, None]) -> list[asyncio.Task[None]]:
+    def report(done: asyncio.Task[None]) -> None:
+        error = None if done.cancelled() else done.exception()
+        if error is not None:
+            log.error("a task in the background failed: %s", describe(error))
+
+    task = asyncio.create_task(work)
+    task.add_done_callback(report)
+    return [task]
+
+
+async def _create_default_policy(admin: AdminStore) -> None:
+    faults = FaultLog("creating the policy default")
+    while True:
+        try:
+            await admin.create_policy_once(LOCAL.tenant, DEFAULT_POLICY, Policy())
+        except StoreError as exc:
+            faults.failed(exc.message)
+            await asyncio.sleep(_RETRY_SECONDS)
+        else:
+            return
+
+
+def _listeners(
+    settings: Settings, app: App, admin: AdminStore, telemetry: Telemetry
+) -> list[Listener]:
+    service = settings.service
+    host, port = split_listen("service.listen", service.listen)
+    if not service.tls.on:
+        return [Listener(app, host, port, "service.listen")]
+    tls = ServerTLS(service.tls.cert_file, service.tls.key_file, service.tls.client_ca_file)
+    open_host, open_port = split_listen(
+        "service.admin_listen", service.admin_listen or ADMIN_LISTEN
+    )
+    return [
+        Listener(app, host, port, "service.listen", tls),
+        Listener(
+            create_open_app(settings, admin, telemetry),
+            open_host,
+            open_port,
+            "service.admin_listen",
+        ),
+    ]

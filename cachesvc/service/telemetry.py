@@ -1,0 +1,180 @@
+"""What the service knows about itself, for Prometheus and for `/stats`. Names: `design.md` 9."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter as Tally
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client.core import GaugeMetricFamily
+
+from cachesvc.service.counting import Counted, HeldMisses
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
+
+    from prometheus_client.metrics_core import Metric
+
+    from cachesvc.config import Settings
+
+_SERIES_AT_MOST = 1000  # (tenant, policy) pairs with series of their own
+_TENANTS_AT_MOST = 50
+_OTHER = "other"
+_SECONDS = (
+    *(0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005),
+    *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
+)
+_SIMILARITIES = (0.0, 0.3, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.92, 0.94, 0.96, 0.98, 0.99, 1.0)
+
+
+class Telemetry:
+    """The counters of one process. Labels are bounded: what is beyond the bound is `other`."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        service = settings.service
+        self.by_tenant = service.metrics_tenants or not service.tls.on
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        self.entries = EntriesGauge(self)
+        self.registry.register(self.entries)
+        self._series: dict[tuple[str, str], tuple[str, ...]] = {}
+        self.tenants: set[str] = set()
+        self._tally: Tally[tuple[str, str, str]] = Tally()
+        self._held = HeldMisses(self._write, clock)
+        self._lookups = self._counter(
+            "lookups", "Lookups, by what became of them.", "outcome", "tier", "reason"
+        )
+        self._puts = self._counter("puts", "Puts, by what became of them.", "result")
+        self._tokens = self._counter("tokens_saved", "Tokens of answers served.", "kind")
+        self._similarity = Histogram(
+            "cachesvc_similarity",
+            "Best similarity that a semantic lookup saw.",
+            self._names(),
+            buckets=_SIMILARITIES,
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "cachesvc_lookup_seconds",
+            "Time of a lookup, by stage.",
+            ("stage",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._failures = Counter(
+            "cachesvc_fail_open",
+            "What callers had to do without, by cause.",
+            ("cause",),
+            registry=self.registry,
+        )
+        self._evictions = Counter(
+            "cachesvc_evictions", "Rows removed, by cause.", ("cause",), registry=self.registry
+        )
+
+    def looked_up(self, counted: Counted) -> None:
+        """Count a lookup that came as one call."""
+        self._write(counted)
+
+    def first_call(self, key: tuple[object, ...], counted: Counted) -> None:
+        """Count an exact-only call; its miss is held back for a follow-up."""
+        if counted.outcome == "hit":
+            self._write(counted)
+        else:
+            self._held.hold(key, counted)
+
+    def follow_up(self, key: tuple[object, ...], counted: Counted) -> None:
+        """Count an `after_exact` call in the place of the first."""
+        self._held.follow(key, counted)
+
+    def put(self, tenant: str, policy_id: str, result: str) -> None:
+        """`result` is `stored` or the reason why not."""
+        self._puts.labels(*self.series(tenant, policy_id), result).inc()
+        self._tally[tenant, policy_id, "puts"] += result == "stored"
+
+    def saved(self, tenant: str, policy_id: str, prompt: int, completion: int) -> None:
+        """Tokens that a hit made needless."""
+        series = self.series(tenant, policy_id)
+        self._tokens.labels(*series, "prompt").inc(prompt)
+        self._tokens.labels(*series, "completion").inc(completion)
+
+    def saw(self, tenant: str, policy_id: str, similarity: float) -> None:
+        """The best similarity of a semantic lookup."""
+        self._similarity.labels(*self.series(tenant, policy_id)).observe(similarity)
+
+    def stage(self, name: str) -> AbstractContextManager[object]:
+        """Measures `exact`, `nearest`, `decide` or `total`."""
+        return self._seconds.labels(name).time()
+
+    def failed(self, cause: str) -> None:
+        """`unavailable`, `busy`, `internal` or `alias`."""
+        self._failures.labels(cause).inc()
+
+    def evicted(self, cause: str, rows: int) -> None:
+        """`expired` or `purged`."""
+        self._evictions.labels(cause).inc(rows)
+
+    def settle(self) -> None:
+        """Count what is held back; call it before the counters are read."""
+        self._held.write_all()
+
+    def tally(self, tenant: str, policy_id: str) -> tuple[int, int, int]:
+        """(hits, misses, puts) of a policy in this process, since it started."""
+        hits, misses, puts = (
+            self._tally[tenant, policy_id, kind] for kind in ("hits", "misses", "puts")
+        )
+        return hits, misses, puts
+
+    def series(self, tenant: str, policy_id: str) -> tuple[str, ...]:
+        """The labels of a policy that exists: (policy,) or (tenant, policy)."""
+        known = self._series.get((tenant, policy_id))
+        if known is not None:
+            return known
+        if len(self._series) >= _SERIES_AT_MOST:
+            return (_OTHER, _OTHER) if self.by_tenant else (_OTHER,)
+        if tenant not in self.tenants and len(self.tenants) < _TENANTS_AT_MOST:
+            self.tenants.add(tenant)
+        shown = tenant if tenant in self.tenants else _OTHER
+        labels = (shown, policy_id) if self.by_tenant else (policy_id,)
+        self._series[tenant, policy_id] = labels
+        return labels
+
+    def _write(self, counted: Counted) -> None:
+        tenant, policy_id = counted.tenant, counted.policy_id
+        series = self.series(tenant, policy_id)
+        self._lookups.labels(*series, counted.outcome, counted.tier, counted.reason).inc()
+        if counted.outcome != "bypass":
+            self._tally[tenant, policy_id, "hits" if counted.outcome == "hit" else "misses"] += 1
+
+    def _names(self, *more: str) -> tuple[str, ...]:
+        return (*(("tenant", "policy") if self.by_tenant else ("policy",)), *more)
+
+    def _counter(self, name: str, what: str, *labels: str) -> Counter:
+        return Counter(f"cachesvc_{name}", what, self._names(*labels), registry=self.registry)
+
+
+class EntriesGauge:
+    """`cachesvc_entries{policy}`: shows what was counted last, or nothing."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
+        self._counted: dict[tuple[str, ...], int] | None = None
+
+    def show(self, counts: Iterable[tuple[str, str, int]]) -> None:
+        """(tenant, policy, entries) of every policy; equal labels are added up."""
+        self._counted = {}
+        for tenant, policy_id, entries in counts:
+            series = self._telemetry.series(tenant, policy_id)
+            self._counted[series] = self._counted.get(series, 0) + entries
+
+    def hide(self) -> None:
+        """The database is away: no figure is better than an old one."""
+        self._counted = None
+
+    def collect(self) -> Iterator[Metric]:
+        names = ("tenant", "policy") if self._telemetry.by_tenant else ("policy",)
+        family = GaugeMetricFamily("cachesvc_entries", "Entries kept.", labels=names)
+        for series, entries in (self._counted or {}).items():
+            family.add_metric(list(series), entries)
+        if self._counted is not None:
+            yield family
