@@ -1,0 +1,32 @@
+"""A database to work on: the given one, a running one, or our own for a while."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from cachesvc.store.embedded import EmbeddedPostgres
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cachesvc.config import Settings
+
+
+@contextmanager
+def opened_database(settings: Settings) -> Iterator[str]:
+    """The URL of `service.database_url`, else of the embedded server of `data_dir`.
+
+    The embedded one is started for the time being, unless another process of ours runs it.
+    Raises StartError.
+    """
+    url = settings.service.database_url or EmbeddedPostgres.running_url(settings.data_path)
+    if url:
+        yield url
+        return
+    postgres = EmbeddedPostgres(settings.data_path)
+    postgres.start()
+    try:
+        yield postgres.url
+    finally:
+        postgres.stop()

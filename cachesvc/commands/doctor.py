@@ -1,0 +1,163 @@
+"""`cachesvc doctor`: is everything that should be there, there, and does it answer?"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta, timezone
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+import httpx
+
+from cachesvc.commands.options import json_flag, settings_flags
+from cachesvc.commands.show import print_json, print_table
+from cachesvc.errors import CacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cachesvc.config import Settings
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+_PGVECTOR = (0, 8)
+_EXPIRY_WARNING = timedelta(days=7)
+
+
+class Finding(NamedTuple):
+    """One line of the report; `advice` says what to do about a warning or a failure."""
+
+    what: str
+    state: str
+    found: str
+    advice: str = ""
+
+
+@click.command(epilog="Example:  cachesvc doctor --config /etc/cachesvc.toml")
+@settings_flags("--data-dir", "--database-url", "--service-listen", "--proxy-listen")
+@json_flag
+def doctor(settings: Settings, *, as_json: bool) -> None:
+    """Check packages, model, database, certificates, service and proxy. Exit code 1 on a failure.
+
+    It changes nothing. A part that does not run is a warning: it may run elsewhere.
+    """
+    findings = list(examine(settings))
+    if as_json:
+        print_json([finding._asdict() for finding in findings])
+    else:
+        print_table(("what", "state", "found", "advice"), findings)
+    if any(finding.state == FAIL for finding in findings):
+        raise SystemExit(1)
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """All findings, in the order of a start."""
+    yield _extra("service", "asyncpg")
+    yield _extra("proxy", "aiohttp")
+    if settings.embed.provider == "local":
+        yield _model(settings)
+    if find_spec("asyncpg"):
+        yield from _database(settings)
+    if settings.service.tls.on:
+        yield from _certificates(settings)
+    scheme = "https" if settings.service.tls.on else "http"
+    admin = settings.service.admin_listen or "127.0.0.1:8702"
+    service = f"http://{admin if scheme == 'https' else settings.service.listen}"
+    yield _ready("service", service)
+    yield _ready("proxy", f"http://{settings.proxy.listen}")
+
+
+def _extra(name: str, package: str) -> Finding:
+    if find_spec(package):
+        return Finding(f"{name} packages", OK, "installed")
+    return Finding(f"{name} packages", WARN, "missing", f"pip install 'cachesvc[{name}]'")
+
+
+def _model(settings: Settings) -> Finding:
+    from cachesvc.embed.model_files import status
+
+    found = status(settings.data_path)
+    if found.built and not found.problems:
+        return Finding("model", OK, found.built)
+    if found.built or found.weights:
+        problem = "; ".join(found.problems) or "not built yet: the first start builds it"
+        return Finding("model", WARN, problem, "cachesvc model install")
+    return Finding("model", FAIL, "not installed", "cachesvc model install, or set embed.provider")
+
+
+def _database(settings: Settings) -> Iterator[Finding]:
+    from cachesvc.store.embedded import EmbeddedPostgres
+    from cachesvc.store.migrate import status
+
+    url = settings.service.database_url or EmbeddedPostgres.running_url(settings.data_path)
+    if not url:
+        yield Finding("database", WARN, "the embedded server does not run", "cachesvc up")
+        return
+    try:
+        found = status(url)
+        version = asyncio.run(_pgvector_version(url))
+    except (CacheError, OSError) as exc:
+        yield Finding("database", FAIL, str(exc), "is it running, and may this user connect?")
+        return
+    yield Finding("database", OK, "answers")
+    complaint = found.complaint
+    yield Finding("schema", FAIL if complaint else OK, complaint or str(found.current))
+    yield _pgvector(version)
+    dimensions = settings.embed.dimensions
+    if dimensions and dimensions not in found.indexed_dimensions:
+        advice = f"cachesvc migrate index --dimensions {dimensions}"
+        yield Finding("index", WARN, f"{dimensions} dimensions are scanned exactly", advice)
+    else:
+        indexed = ", ".join(map(str, found.indexed_dimensions))
+        yield Finding("index", OK if indexed else FAIL, f"dimensions {indexed or 'none'}")
+
+
+async def _pgvector_version(url: str) -> str | None:
+    from cachesvc.store.pool import pgvector_version
+
+    return await pgvector_version(url)
+
+
+def _pgvector(version: str | None) -> Finding:
+    if version is None:
+        return Finding("pgvector", FAIL, "missing", "install pgvector 0.8 or newer")
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if numbers < _PGVECTOR:
+        return Finding(
+            "pgvector", FAIL, version, "0.8 or newer is needed: ALTER EXTENSION … UPDATE"
+        )
+    return Finding("pgvector", OK, version)
+
+
+def _certificates(settings: Settings) -> Iterator[Finding]:
+    tls, proxy = settings.service.tls, settings.proxy.tls
+    for what, path in (("service certificate", tls.cert_file), ("client CA", tls.client_ca_file)):
+        yield _certificate(what, path)
+    if proxy.on:
+        yield _certificate("proxy certificate", proxy.cert_file)
+    if not settings.identity:
+        yield Finding("identities", FAIL, "none", "without [[identity]] every caller is refused")
+
+
+def _certificate(what: str, path: str) -> Finding:
+    from cachesvc.certificates import valid_until
+
+    try:
+        ends = valid_until(path)
+    except CacheError as exc:
+        return Finding(what, FAIL, exc.message)
+    left = ends - datetime.now(timezone.utc)
+    if left < timedelta(0):
+        return Finding(what, FAIL, f"expired {ends:%Y-%m-%d}", "renew it")
+    state = WARN if left < _EXPIRY_WARNING else OK
+    return Finding(what, state, f"valid until {ends:%Y-%m-%d}")
+
+
+def _ready(name: str, url: str) -> Finding:
+    try:
+        answer = httpx.get(f"{url}/readyz", timeout=2.0, trust_env=False)
+    except httpx.TransportError:
+        return Finding(name, WARN, f"does not answer at {url}", f"is the {name} running?")
+    if answer.status_code == 200:
+        return Finding(name, OK, f"ready at {url}")
+    return Finding(name, FAIL, f"not ready: {answer.text.strip()[:200]}")

@@ -1,0 +1,86 @@
+"""`cachesvc migrate`: the database's schema."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import click
+
+from cachesvc.commands.database import opened_database
+from cachesvc.commands.options import json_flag, settings_flags
+from cachesvc.commands.show import print_json, print_table
+from cachesvc.store import migrate as migrations
+
+if TYPE_CHECKING:
+    from cachesvc.config import Settings
+
+_FLAGS = ("--data-dir", "--database-url")
+
+
+@click.group(epilog="Example:  cachesvc migrate up --database-url postgresql://owner@db/cachesvc")
+def migrate() -> None:
+    """Bring the schema up, take it down, or say where it stands.
+
+    Works on the database URL, or on the embedded server of the data directory.
+    """
+
+
+@migrate.command(epilog="Example:  cachesvc migrate up")
+@click.argument("revision", default="head")
+@settings_flags(*_FLAGS)
+def up(settings: Settings, *, revision: str) -> None:
+    """Migrate up to REVISION; the newest by default. Several at once wait for each other."""
+    with opened_database(settings) as url:
+        migrations.upgrade(url, revision)
+        _say_where(url)
+
+
+@migrate.command(epilog="Example:  cachesvc migrate down base --yes")
+@click.argument("revision")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@settings_flags(*_FLAGS)
+def down(settings: Settings, *, revision: str, yes: bool) -> None:
+    """Migrate down to REVISION; `base` removes the schema with everything in it."""
+    if not yes:
+        click.confirm("This removes tables with what they hold. Go on?", abort=True)
+    with opened_database(settings) as url:
+        migrations.downgrade(url, revision)
+        _say_where(url)
+
+
+@migrate.command(epilog="Example:  cachesvc migrate status --json")
+@settings_flags(*_FLAGS)
+@json_flag
+def status(settings: Settings, *, as_json: bool) -> None:
+    """Say at which revision the database is, and which dimensions are indexed."""
+    with opened_database(settings) as url:
+        found = migrations.status(url)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        ("revision", found.current or "none"),
+        ("this release needs", found.expected),
+        ("indexed dimensions", ", ".join(map(str, found.indexed_dimensions)) or "none"),
+        ("complaint", found.complaint or "none"),
+    ]
+    print_table(("what", "value"), rows)
+
+
+@migrate.command(epilog="Example:  cachesvc migrate index --dimensions 1024")
+@click.option("--dimensions", required=True, type=int, help="Of the embedding model: 1 to 3984.")
+@settings_flags(*_FLAGS)
+def index(settings: Settings, *, dimensions: int) -> None:
+    """Index one more number of dimensions, while the service keeps running.
+
+    Vectors of other dimensions are found, too, but by an exact scan of their partition.
+    """
+    with opened_database(settings) as url:
+        click.echo(f"building the index over {dimensions} dimensions", err=True)
+        made = asyncio.run(migrations.add_index(url, dimensions))
+    click.echo("done" if made else "it was there already")
+
+
+def _say_where(url: str) -> None:
+    click.echo(f"the schema is at {migrations.status(url).current or 'none'}")
