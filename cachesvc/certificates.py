@@ -12,6 +12,7 @@ import re
 import tempfile
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -23,7 +24,6 @@ from cachesvc.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 DEFAULT_NAMES = ("localhost", "127.0.0.1", "::1")
 LEAF_DAYS = 825
@@ -89,6 +89,16 @@ def make(
     except OSError as exc:
         raise ConfigError(f"{out}: cannot be written: {exc.strerror}") from exc
     return Made(paths, _toml(paths, tenant))
+
+
+def valid_until(path: str) -> datetime:
+    """When the first certificate of a PEM file expires. Raises ConfigError."""
+    try:
+        return x509.load_pem_x509_certificate(Path(path).read_bytes()).not_valid_after_utc
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from exc
+    except ValueError as exc:
+        raise ConfigError(f"{path}: is not a certificate in PEM") from exc
 
 
 def _issue_all(sans: list[x509.GeneralName], tenant: str, days: int) -> dict[str, bytes]:

@@ -1,0 +1,196 @@
+"""The operator's verbs on Postgres."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import msgspec
+
+from cachesvc.core.model import Answer
+from cachesvc.errors import NotFound, StoreUnavailable
+from cachesvc.store import schema
+from cachesvc.store.base import EntryRow, Place, PolicyCount, PolicyRow, Selection
+from cachesvc.store.postgres import prompt_hash, read_policy_row
+from cachesvc.store.sql import statement
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from cachesvc.core.policy import Policy
+    from cachesvc.store.pool import Database
+
+_BATCH = 1000
+_BEFORE_THE_FIRST = UUID(int=0)
+# Counting or removing many rows takes longer than any lookup may.
+_SLOW_SECONDS = 60
+
+
+class PostgresAdmin:
+    """Policies, purges and counts in Postgres: an AdminStore."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def policies(self, tenant: str) -> list[PolicyRow]:
+        rows = await self._database.rows(statement("policies"), tenant)
+        return [read_policy_row(row) for row in rows]
+
+    async def save_policy(
+        self, tenant: str, policy_id: str, policy: Policy
+    ) -> tuple[PolicyRow, bool]:
+        row = await self._database.row(
+            statement("save_policy"), *_policy_values(tenant, policy_id, policy)
+        )
+        return read_policy_row(row), row["created"]
+
+    async def create_policy_once(self, tenant: str, policy_id: str, policy: Policy) -> bool:
+        row = await self._database.row(
+            statement("create_policy_once"), *_policy_values(tenant, policy_id, policy)
+        )
+        return row is not None
+
+    async def delete_policy(self, tenant: str, policy_id: str) -> bool:
+        """From the first statement on nothing of it answers; then its entries go."""
+        if await self._database.row(statement("delete_policy"), tenant, policy_id) is None:
+            return False
+        await self._remove(Selection(tenant, policy_id), None)
+        return True
+
+    async def purge(self, selection: Selection, *, dry_run: bool) -> tuple[int, int]:
+        tenant, policy_id = selection.tenant, selection.policy_id
+        if policy_id is not None:
+            known = await self._database.row(statement("policy_exists"), tenant, policy_id)
+            if not known["exists"]:
+                raise NotFound("cache_policy not found")
+        if dry_run:
+            async with self._patient() as connection:
+                values = _selected(selection)
+                return await connection.fetchval(statement("count_selected"), *values), 0
+        whole = selection.whole_policy
+        raised = await self._database.rows(
+            statement("raise_generation"), tenant, policy_id, selection.entry_id, whole
+        )
+        oldest = raised[0]["oldest_generation"] if whole and raised else None
+        removed = await self._remove(selection, oldest)
+        return removed, removed
+
+    async def entry(self, tenant: str, entry_id: UUID) -> EntryRow | None:
+        row = await self._database.row(statement("entry"), tenant, entry_id)
+        return None if row is None else _entry_row(row)
+
+    async def counts(self, tenant: str) -> list[PolicyCount]:
+        async with self._patient() as connection:
+            rows = await connection.fetch(statement("counts"), tenant)
+        return [
+            PolicyCount(
+                policy_id=row["id"],
+                entries=row["entries"],
+                aliases=row["aliases"],
+                body_bytes=row["body_bytes"],
+                oldest_created_at=row["oldest_created_at"],
+                generation=row["generation"],
+            )
+            for row in rows
+        ]
+
+    async def remove_expired(self, limit: int) -> int:
+        removed = 0
+        for policy in await self._database.rows(statement("every_policy")):
+            for name in ("remove_dead", "remove_dead_aliases"):
+                room = min(limit - removed, _BATCH)
+                if room <= 0:
+                    return removed
+                async with self._patient() as connection:
+                    removed += await connection.fetchval(
+                        statement(name), policy["tenant"], policy["id"], room
+                    )
+        return removed
+
+    async def ping(self) -> None:
+        migrated = await self._database.row(statement("revision_table"))
+        row = await self._database.row(statement("revision")) if migrated[0] else None
+        complaint = schema.complaint(row["version_num"] if row else None)
+        if complaint:
+            raise StoreUnavailable(complaint)
+
+    async def _remove(self, selection: Selection, oldest: int | None) -> int:
+        """Remove what a purge selects in batches; returns how many of them were still alive."""
+        removed, last = 0, _BEFORE_THE_FIRST
+        while True:
+            async with self._patient() as connection:
+                row = await connection.fetchrow(
+                    statement("remove_selected"), *_selected(selection), oldest, last, _BATCH
+                )
+            if row["last"] is None:
+                return removed
+            removed, last = removed + row["removed"], row["last"]
+
+    @contextlib.asynccontextmanager
+    async def _patient(self) -> AsyncIterator[_Patient]:
+        """A transaction whose statements may take a minute."""
+        async with self._database.connection() as connection, connection.transaction():
+            await connection.execute(statement("be_patient"))
+            yield _Patient(connection)
+
+
+class _Patient:
+    """A connection whose client-side deadline matches the server's."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    async def fetch(self, query: str, *values: object) -> Any:
+        return await self._connection.fetch(query, *values, timeout=_SLOW_SECONDS)
+
+    async def fetchrow(self, query: str, *values: object) -> Any:
+        return await self._connection.fetchrow(query, *values, timeout=_SLOW_SECONDS)
+
+    async def fetchval(self, query: str, *values: object) -> Any:
+        return await self._connection.fetchval(query, *values, timeout=_SLOW_SECONDS)
+
+
+def _policy_values(tenant: str, policy_id: str, policy: Policy) -> tuple[object, ...]:
+    """The document as it was given: a default that is derived stays derived."""
+    document = msgspec.json.encode(policy).decode()
+    return tenant, policy_id, document, policy.ttl_seconds, policy.semantic_ttl
+
+
+def _selected(selection: Selection) -> tuple[object, ...]:
+    age, prompt = selection.older_than_seconds, selection.prompt_text
+    return (
+        selection.tenant,
+        selection.policy_id,
+        selection.scope,
+        None if selection.tags is None else list(selection.tags),
+        selection.model,
+        None if age is None else timedelta(seconds=age),
+        None if prompt is None else prompt_hash(prompt),
+        selection.entry_id,
+    )
+
+
+def _entry_row(row: Any) -> EntryRow:
+    return EntryRow(
+        entry_id=row["id"],
+        place=Place(row["tenant"], row["policy_id"], row["scope"]),
+        answer=Answer(
+            row["body"], row["media_type"], row["prompt_tokens"], row["completion_tokens"]
+        ),
+        exact_key=row["exact_key"],
+        partition=row["partition"],
+        space=row["space"],
+        dimensions=row["dimensions"],
+        prompt_text=row["prompt_text"].decode(),
+        model=row["model"],
+        tags=tuple(row["tags"]),
+        upstream_ms=row["upstream_ms"],
+        generation=row["generation"],
+        provenance=row["provenance"],
+        created_at=row["created_at"],
+        exact_expires_at=row["exact_until"] if row["exact_key"] is not None else None,
+        semantic_expires_at=row["semantic_until"] if row["dimensions"] is not None else None,
+        aliases=row["aliases"],
+    )

@@ -1,0 +1,260 @@
+"""Connections to Postgres, and the only place where the driver's errors become ours."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+from pgvector import HalfVector
+
+from cachesvc.errors import StoreRefused, StoreUnavailable
+from cachesvc.store.sql import statement
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from contextlib import AbstractAsyncContextManager
+
+log = logging.getLogger("cachesvc.store")
+
+_CONNECT_SECONDS = 5.0
+_CLOSE_SECONDS = 2.0
+_GRACE_SECONDS = 0.25  # the server's own timeout comes first where the server still answers
+_MAX_WAIT_SECONDS = 5.0
+_BAD_URL = "service.database_url: is not the URL of a PostgreSQL database"
+
+# Passed when connecting, so that nothing can undo them; behind PgBouncer, which refuses them, they
+# belong on the role.
+_SETTINGS = {
+    "jit": "off",
+    "synchronous_commit": "on",
+}
+# Lookups by key: one unique index is right at any size, and planning costs three times as much as
+# looking up. A plan made while the tables were small is forgotten soon.
+_KEYED = {**_SETTINGS, "enable_seqscan": "off"}
+_KEYED_PLAN_SECONDS = 30
+# Searches: the right plan depends on how large the partition is, so each has its own.
+_SEARCHING = {
+    **_SETTINGS,
+    "plan_cache_mode": "force_custom_plan",
+    # HNSW filters after it walks: without it a small scope in a large index is not found.
+    "hnsw.iterative_scan": "strict_order",
+    "hnsw.ef_search": "100",
+    # Bounds the walk where nothing near is left to find.
+    "hnsw.max_scan_tuples": "20000",
+}
+
+# The database is away, overloaded, out of disk, or not (yet) ours to write: it may come back.
+_AWAY = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.PostgresSystemError,
+    asyncpg.InternalServerError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+)
+_NO_SCHEMA = (
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedColumnError,
+    asyncpg.UndefinedObjectError,
+)
+
+
+def one_line(exc: BaseException) -> str:
+    return str(exc).strip().partition("\n")[0] or type(exc).__name__
+
+
+@contextlib.contextmanager
+def foreign_errors_as_ours() -> Iterator[None]:
+    """Turns what asyncpg and the network raise into StoreUnavailable or StoreRefused.
+
+    A refused statement is told by its SQLSTATE alone: the driver's message may hold its values.
+    """
+    try:
+        yield
+    except _NO_SCHEMA as exc:
+        raise StoreUnavailable(
+            "the database has not the schema of this release: run cachesvc migrate"
+        ) from exc
+    except _AWAY as exc:
+        raise StoreUnavailable(f"the database is not available: {one_line(exc)}") from exc
+    except asyncpg.PostgresError as exc:
+        raise StoreRefused(f"the database refused a statement: SQLSTATE {exc.sqlstate}") from exc
+    except asyncpg.InterfaceError as exc:
+        if isinstance(exc, ValueError):
+            raise StoreRefused("the database driver refused a value") from exc
+        raise StoreUnavailable(f"the database is not available: {one_line(exc)}") from exc
+    except TimeoutError as exc:
+        raise StoreUnavailable("the database did not answer in time") from exc
+    except OSError as exc:
+        reason = exc.strerror or type(exc).__name__
+        raise StoreUnavailable(f"the database cannot be reached: {reason}") from exc
+
+
+class Database:
+    """Two pools of connections, which come back by themselves when the database does.
+
+    `keyed` serves statements that look up by key, `searching` those whose plan depends on the data.
+    """
+
+    def __init__(self, keyed: Any, searching: Any, wait_seconds: float) -> None:
+        self._keyed = keyed
+        self._searching = searching
+        self._wait_seconds = wait_seconds
+
+    async def row(self, query: str, *values: object) -> Any:
+        async with self._held(self._keyed) as connection:
+            return await connection.fetchrow(query, *values)
+
+    async def rows(self, query: str, *values: object) -> list[Any]:
+        async with self._held(self._keyed) as connection:
+            found: list[Any] = await connection.fetch(query, *values)
+            return found
+
+    async def search(self, query: str, *values: object) -> list[Any]:
+        async with self._held(self._searching) as connection:
+            found: list[Any] = await connection.fetch(query, *values)
+            return found
+
+    def connection(self) -> AbstractAsyncContextManager[Any]:
+        """A connection of one's own, for statements that are planned anew each time."""
+        return self._held(self._searching)
+
+    @contextlib.asynccontextmanager
+    async def _held(self, pool: Any) -> AsyncIterator[Any]:
+        """Waits no longer than a statement may run.
+
+        Raises StoreUnavailable or StoreRefused for whatever goes wrong while it is held.
+        """
+        with foreign_errors_as_ours():
+            async with pool.acquire(timeout=self._wait_seconds) as connection:
+                try:
+                    yield connection
+                except asyncpg.InternalClientError as exc:
+                    # The server's farewell came while the connection was idle, its end has not yet.
+                    connection.terminate()
+                    raise StoreUnavailable("the database closed the connection") from exc
+
+    async def close(self) -> None:
+        """Close politely; a frozen server is left behind after 2 s."""
+        await asyncio.gather(_close(self._keyed), _close(self._searching))
+
+
+async def connect(
+    url: str,
+    *,
+    size: int = 8,
+    statement_timeout_ms: int = 1000,
+    application_name: str = "cachesvc",
+) -> Database:
+    """At most `size` connections (at least 2), made when needed: the database may be away.
+
+    A URL that cannot be read shows when the first one is made.
+    """
+    searching = max(1, size // 2)
+    keyed = max(1, size - searching)
+    seconds = statement_timeout_ms / 1000
+    common = {
+        "application_name": application_name,
+        "statement_timeout": str(statement_timeout_ms),
+        "lock_timeout": str(statement_timeout_ms),
+        "idle_in_transaction_session_timeout": str(statement_timeout_ms * 10),
+    }
+    return Database(
+        await _pool(
+            url,
+            keyed,
+            seconds,
+            {**common, **_KEYED},
+            max_cached_statement_lifetime=_KEYED_PLAN_SECONDS,
+        ),
+        await _pool(url, searching, seconds, {**common, **_SEARCHING}),
+        min(seconds, _MAX_WAIT_SECONDS),
+    )
+
+
+async def _pool(
+    url: str, size: int, seconds: float, settings: dict[str, str], **options: object
+) -> Any:
+    return await asyncpg.create_pool(
+        url,
+        # No floor: asyncpg would log a traceback a second while the database is away.
+        min_size=0,
+        max_size=size,
+        connect=_Connector(),
+        init=_prepare,
+        reset=_reset,
+        timeout=_CONNECT_SECONDS,
+        command_timeout=seconds + _GRACE_SECONDS,
+        server_settings=settings,
+        **options,
+    )
+
+
+async def _close(pool: Any) -> None:
+    try:
+        await asyncio.wait_for(pool.close(), _CLOSE_SECONDS)
+    except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        pool.terminate()
+
+
+class _Connector:
+    """Connects with our settings, or without them through a pooler that refuses them."""
+
+    def __init__(self) -> None:
+        self._refused = False
+
+    async def __call__(self, url: str, *, server_settings: dict[str, str], **options: Any) -> Any:
+        try:
+            if not self._refused:
+                return await asyncpg.connect(url, server_settings=server_settings, **options)
+        except ValueError as exc:
+            raise StoreUnavailable(_BAD_URL) from exc
+        except asyncpg.ProtocolViolationError as exc:
+            if "startup parameter" not in str(exc):
+                raise
+            self._refused = True
+            log.warning(
+                "the database refuses a connection's settings (%s): set on its role: %s",
+                one_line(exc),
+                ", ".join(f"{name}={value}" for name, value in server_settings.items()),
+            )
+        return await asyncpg.connect(url, **options)
+
+
+async def _prepare(connection: Any) -> None:
+    """Send and receive vectors in binary: text costs 100 times as much."""
+    schema = await connection.fetchval(statement("vector_schema"))
+    if schema is None:
+        raise StoreUnavailable("the database has no pgvector: run cachesvc migrate")
+    await connection.set_type_codec(
+        "halfvec",
+        schema=schema,
+        encoder=HalfVector.to_binary,
+        decoder=HalfVector.from_binary,
+        format="binary",
+    )
+
+
+async def _reset(_connection: Any) -> None:
+    """Instead of asyncpg's, which costs a round trip and undoes our settings."""
+
+
+async def pgvector_version(url: str) -> str | None:
+    """The version in this database, None where the extension is not installed in it.
+
+    Raises StoreUnavailable.
+    """
+    with foreign_errors_as_ours():
+        connection = await asyncpg.connect(url, timeout=_CONNECT_SECONDS)
+        try:
+            version: str | None = await connection.fetchval(statement("pgvector_version"))
+            return version
+        finally:
+            await connection.close()

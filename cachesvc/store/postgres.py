@@ -1,0 +1,182 @@
+"""The hot path on Postgres: each verb is one statement and one round trip."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import msgspec
+import numpy as np
+from pgvector import HalfVector
+
+from cachesvc.core.model import Answer, Candidate
+from cachesvc.core.policy import MAX_TTL_SECONDS, Policy, resolve
+from cachesvc.core.vectors import similarity
+from cachesvc.errors import Invalid, NotFound
+from cachesvc.store.base import Found, PolicyRow, Stored
+from cachesvc.store.sql import statement, statement_for
+
+if TYPE_CHECKING:
+    from cachesvc.store.base import ExactQuery, NearestQuery, NewEntry, Place
+    from cachesvc.store.pool import Database
+
+_FOREVER = timedelta(days=365 * 1000)
+_KNOWN_FIELDS = frozenset(Policy.__struct_fields__)
+
+
+class PostgresStore:
+    """Entries, aliases and policies in Postgres with pgvector: an EntryStore."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def policy(self, tenant: str, policy_id: str) -> PolicyRow | None:
+        row = await self._database.row(statement("policy"), tenant, policy_id)
+        return None if row is None else read_policy_row(row)
+
+    async def find_exact(self, query: ExactQuery) -> Found:
+        place = query.place
+        rows = await self._database.rows(
+            statement("find_exact"),
+            place.tenant,
+            place.policy_id,
+            place.scope,
+            query.exact_key,
+            _oldest(query.max_age_seconds),
+        )
+        found = sorted(_stored(rows), key=lambda row: bool(row["alias"]))
+        dead = [row for row in found if not row["lives"]]
+        return Found(
+            revision=rows[0]["revision"],
+            generation=rows[0]["generation"],
+            now=rows[0]["now"],
+            candidates=tuple(
+                _candidate(row, row["similarity"], alias=row["alias"])
+                for row in found
+                if row["lives"] and row["young"]
+            ),
+            dead=("quarantined" if dead[0]["quarantined"] else "expired") if dead else None,
+        )
+
+    async def find_nearest(self, query: NearestQuery) -> Found:
+        place = query.place
+        rows = await self._database.search(
+            statement_for("find_nearest", query.vector.size),
+            place.tenant,
+            place.policy_id,
+            place.scope,
+            query.space,
+            query.partition,
+            HalfVector(query.vector),
+            query.top_k,
+            _oldest(query.max_age_seconds),
+        )
+        # The index compares halves with halves. What is judged is the query itself with the stored
+        # halves; equal ones go by age.
+        found = [
+            _candidate(row, similarity(query.vector, _float64(row["embedding"])))
+            for row in _stored(rows)
+        ]
+        found.sort(key=lambda candidate: candidate.created_at, reverse=True)
+        found.sort(key=lambda candidate: candidate.similarity or 0.0, reverse=True)
+        return Found(
+            revision=rows[0]["revision"],
+            generation=rows[0]["generation"],
+            now=rows[0]["now"],
+            candidates=tuple(found),
+        )
+
+    async def put(self, entry: NewEntry) -> Stored:
+        """Raises Invalid for an entry that no lookup could ever find."""
+        if entry.exact_key is None and entry.vector is None:
+            raise Invalid("embedding or exact_key is required")
+        name = "put_by_prompt" if entry.exact_key is None else "put_by_exact_key"
+        row = await self._database.row(statement(name), *_values(entry))
+        if row is None:
+            raise NotFound("cache_policy not found")
+        newer = entry.generation is not None and entry.generation > row["current"]
+        return Stored(row["id"], row["expires_at"], row["current"], newer)
+
+    async def add_alias(
+        self, place: Place, exact_key: bytes, entry_id: UUID, similarity: float
+    ) -> None:
+        row = await self._database.row(
+            statement("add_alias"),
+            place.tenant,
+            place.policy_id,
+            place.scope,
+            exact_key,
+            entry_id,
+            similarity,
+        )
+        if not row["known"]:
+            raise NotFound("cache_policy not found")
+
+
+def read_policy_row(row: Any) -> PolicyRow:
+    """A row of `policies`. Fields that only a newer release knows are passed over."""
+    document = msgspec.json.decode(row["document"])
+    known = {name: value for name, value in document.items() if name in _KNOWN_FIELDS}
+    policy = msgspec.convert(known, Policy)
+    return PolicyRow(resolve(policy, row["id"], row["generation"]), row["revision"])
+
+
+def prompt_hash(prompt_text: str) -> bytes:
+    return hashlib.sha256(prompt_text.encode()).digest()
+
+
+def _stored(rows: list[Any]) -> list[Any]:
+    """The rows that hold an entry: a policy that found none gives one row without.
+
+    Raises NotFound when there is no such policy.
+    """
+    if not rows:
+        raise NotFound("cache_policy not found")
+    return [row for row in rows if row["id"] is not None]
+
+
+def _candidate(row: Any, similarity: float | None, *, alias: bool = False) -> Candidate:
+    answer = Answer(row["body"], row["media_type"], row["prompt_tokens"], row["completion_tokens"])
+    return Candidate(
+        row["id"], answer, row["created_at"], row["expires_at"], similarity, alias=alias
+    )
+
+
+def _float64(half: HalfVector) -> Any:
+    return half.to_numpy().astype(np.float64)
+
+
+def _oldest(max_age_seconds: float | None) -> timedelta:
+    seconds = _FOREVER.total_seconds()
+    if max_age_seconds is not None and max_age_seconds < seconds:
+        seconds = max_age_seconds
+    return timedelta(seconds=seconds)
+
+
+def _values(entry: NewEntry) -> tuple[object, ...]:
+    """The parameters that both puts share, in their order."""
+    ttl = entry.ttl_seconds
+    return (
+        entry.place.tenant,
+        entry.place.policy_id,
+        entry.place.scope,
+        entry.exact_key,
+        entry.space,
+        entry.partition,
+        prompt_hash(entry.prompt_text),
+        None if entry.vector is None else HalfVector(entry.vector),
+        entry.answer.body,
+        entry.answer.media_type,
+        entry.prompt_text.encode(),
+        entry.answer.prompt_tokens,
+        entry.answer.completion_tokens,
+        entry.model,
+        list(entry.tags),
+        entry.upstream_ms,
+        entry.generation,
+        entry.provenance,
+        None if ttl is None else min(ttl, MAX_TTL_SECONDS),
+        uuid4(),
+    )

@@ -1,0 +1,502 @@
+-- Every statement of cachesvc. A heading gives a statement its name; its parameters stand behind it.
+--
+-- An entry lives on a tier while all of these hold:
+--   now < least(its expiry on that tier, created_at + the policy's TTL of that tier in force)
+--   created_at > the policy's floor of that tier   (what a lower TTL has killed stays dead)
+--   generation >= the policy's oldest generation   (what a purge has killed stays dead)
+--   it is not quarantined
+-- Every statement begins with the tenant: nothing is ever found or changed across two of them.
+
+
+-- policy -- one policy: $1 tenant, $2 id
+SELECT id, document, revision, generation
+FROM policies
+WHERE tenant = $1 AND id = $2 AND document IS NOT NULL
+
+
+-- find_exact -- the entry of an exact key and the one its alias points at: $1 tenant, $2 policy, $3 scope, $4 exact key, $5 oldest age
+SELECT
+    p.revision, p.generation, now() AS now,
+    f.id, f.alias, f.similarity, f.created_at, f.expires_at, f.quarantined,
+    f.fresh AND NOT f.quarantined AS lives,
+    f.created_at >= now() - $5::interval AS young,
+    CASE WHEN f.fresh AND NOT f.quarantined THEN f.body END AS body,
+    f.media_type, f.prompt_tokens, f.completion_tokens
+FROM policies p
+LEFT JOIN LATERAL (
+    SELECT
+        e.id, false AS alias, NULL::double precision AS similarity, e.created_at, x.expires_at,
+        e.quarantined_at IS NOT NULL AS quarantined,
+        now() < x.expires_at AND e.created_at > p.exact_floor AS fresh,
+        e.body, e.media_type, e.prompt_tokens, e.completion_tokens
+    FROM entries e
+    CROSS JOIN LATERAL (
+        SELECT least(
+            e.exact_expires_at, e.created_at + p.ttl_seconds * interval '1 second'
+        ) AS expires_at
+    ) x
+    WHERE e.tenant = $1 AND e.policy_id = $2 AND e.scope = $3 AND e.exact_key = $4
+        AND e.generation >= p.oldest_generation
+    UNION ALL
+    SELECT
+        e.id, true, a.similarity, e.created_at, x.expires_at,
+        e.quarantined_at IS NOT NULL,
+        now() < x.expires_at
+            AND e.created_at > p.semantic_floor AND a.created_at > p.exact_floor,
+        e.body, e.media_type, e.prompt_tokens, e.completion_tokens
+    FROM aliases a
+    JOIN entries e
+        ON e.tenant = $1 AND e.id = a.entry_id AND e.policy_id = $2 AND e.scope = $3
+        AND e.semantic_expires_at IS NOT NULL
+    CROSS JOIN LATERAL (
+        SELECT least(
+            a.expires_at, a.created_at + p.ttl_seconds * interval '1 second',
+            e.semantic_expires_at, e.created_at + p.semantic_ttl_seconds * interval '1 second'
+        ) AS expires_at
+    ) x
+    WHERE a.tenant = $1 AND a.policy_id = $2 AND a.scope = $3 AND a.exact_key = $4
+        AND e.generation >= p.oldest_generation
+) f ON true
+WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
+
+
+-- find_nearest -- the nearest live entries of one partition: $1 tenant, $2 policy, $3 scope, $4 space, $5 partition, $6 vector, $7 how many, $8 oldest age
+SELECT
+    p.revision, p.generation, now() AS now,
+    f.id, f.embedding, f.created_at, f.body, f.media_type, f.prompt_tokens, f.completion_tokens,
+    least(
+        f.semantic_expires_at, f.created_at + p.semantic_ttl_seconds * interval '1 second'
+    ) AS expires_at
+FROM policies p
+LEFT JOIN LATERAL (
+    SELECT
+        e.id, e.embedding, e.created_at, e.semantic_expires_at,
+        e.body, e.media_type, e.prompt_tokens, e.completion_tokens
+    FROM entries e
+    WHERE e.tenant = $1 AND e.policy_id = $2 AND e.scope = $3 AND e.space = $4
+        AND e.dimensions = {dimensions} AND e.partition = $5
+        -- All of what living means stands here, before LIMIT: a dead row must not take the place
+        -- of a live one.
+        AND e.semantic_expires_at > now()
+        -- Inside least(), so that no index on age is taken to find a partition.
+        AND least(e.created_at, 'infinity') > greatest(
+            p.semantic_floor, now() - p.semantic_ttl_seconds * interval '1 second',
+            now() - $8::interval
+        )
+        AND e.generation >= p.oldest_generation
+        AND e.quarantined_at IS NULL
+    ORDER BY e.embedding::halfvec({dimensions}) <=> $6::halfvec({dimensions})
+    LIMIT $7
+) f ON true
+WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
+
+
+-- put_by_exact_key -- keep an answer under its exact key: $1 tenant, $2 policy, $3 scope, $4 exact key, $5 space, $6 partition, $7 prompt hash, $8 vector, $9 body, $10 media type, $11 prompt, $12 prompt tokens, $13 completion tokens, $14 model, $15 tags, $16 upstream ms, $17 generation or null, $18 provenance, $19 TTL asked, $20 id
+WITH policy AS MATERIALIZED (
+    -- Shared with other puts, but not with a purge, which changes this row before it deletes: a put
+    -- that saw the old generation has committed by then, and one that waited here sees the new.
+    SELECT
+        p.generation,
+        now() + least(p.ttl_seconds, $19::integer) * interval '1 second' AS exact_expires_at,
+        now() + least(p.semantic_ttl_seconds, $19) * interval '1 second' AS semantic_expires_at
+    FROM policies p
+    WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
+    FOR SHARE
+), replaced AS MATERIALIZED (
+    SELECT e.id FROM entries e
+    WHERE e.tenant = $1 AND e.policy_id = $2 AND e.scope = $3 AND e.exact_key = $4
+), kept AS (
+    INSERT INTO entries AS e (
+        tenant, policy_id, scope, exact_key, space, partition, prompt_hash, embedding, dimensions,
+        body, media_type, prompt_text, prompt_tokens, completion_tokens, model, tags, upstream_ms,
+        generation, provenance, id, created_at, exact_expires_at, semantic_expires_at
+    )
+    SELECT
+        $1, $2, $3, $4, $5, $6, $7, $8::halfvec, vector_dims($8), $9, $10, $11, $12, $13, $14, $15,
+        $16, p.generation, $18, $20, now(), p.exact_expires_at,
+        CASE WHEN $8 IS NOT NULL THEN p.semantic_expires_at END
+    FROM policy p
+    WHERE $17::bigint IS NULL OR $17 = p.generation
+    ON CONFLICT (tenant, policy_id, scope, exact_key) WHERE exact_key IS NOT NULL
+    DO UPDATE SET
+        space = excluded.space, partition = excluded.partition,
+        prompt_hash = excluded.prompt_hash, embedding = excluded.embedding,
+        dimensions = excluded.dimensions, body = excluded.body, media_type = excluded.media_type,
+        prompt_text = excluded.prompt_text, prompt_tokens = excluded.prompt_tokens,
+        completion_tokens = excluded.completion_tokens, model = excluded.model,
+        tags = excluded.tags, upstream_ms = excluded.upstream_ms, generation = excluded.generation,
+        provenance = excluded.provenance, id = excluded.id, created_at = excluded.created_at,
+        exact_expires_at = excluded.exact_expires_at,
+        semantic_expires_at = excluded.semantic_expires_at, quarantined_at = NULL
+    RETURNING e.id, greatest(e.exact_expires_at, e.semantic_expires_at) AS expires_at
+), unaliased AS (
+    DELETE FROM aliases a USING kept k, replaced r WHERE a.tenant = $1 AND a.entry_id = r.id
+), superseded AS (
+    DELETE FROM aliases a USING kept k
+    WHERE a.tenant = $1 AND a.policy_id = $2 AND a.scope = $3 AND a.exact_key = $4
+)
+SELECT p.generation AS current, k.id, k.expires_at FROM policy p LEFT JOIN kept k ON true
+
+
+-- put_by_prompt -- keep an answer that has no exact key: parameters as in put_by_exact_key, $4 is null
+WITH policy AS MATERIALIZED (
+    SELECT
+        p.generation,
+        now() + least(p.semantic_ttl_seconds, $19::integer) * interval '1 second'
+            AS semantic_expires_at
+    FROM policies p
+    WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
+    FOR SHARE
+), replaced AS MATERIALIZED (
+    SELECT e.id FROM entries e
+    WHERE e.tenant = $1 AND e.policy_id = $2 AND e.scope = $3 AND e.space = $5
+        AND e.dimensions = vector_dims($8::halfvec) AND e.partition = $6 AND e.prompt_hash = $7
+        AND e.exact_key IS NULL
+), kept AS (
+    INSERT INTO entries AS e (
+        tenant, policy_id, scope, exact_key, space, partition, prompt_hash, embedding, dimensions,
+        body, media_type, prompt_text, prompt_tokens, completion_tokens, model, tags, upstream_ms,
+        generation, provenance, id, created_at, exact_expires_at, semantic_expires_at
+    )
+    SELECT
+        $1, $2, $3, $4::bytea, $5, $6, $7, $8, vector_dims($8), $9, $10, $11, $12, $13, $14, $15,
+        $16, p.generation, $18, $20, now(), NULL, p.semantic_expires_at
+    FROM policy p
+    WHERE $17::bigint IS NULL OR $17 = p.generation
+    ON CONFLICT (tenant, policy_id, scope, space, dimensions, partition, prompt_hash)
+        WHERE exact_key IS NULL
+    DO UPDATE SET
+        embedding = excluded.embedding, body = excluded.body, media_type = excluded.media_type,
+        prompt_text = excluded.prompt_text, prompt_tokens = excluded.prompt_tokens,
+        completion_tokens = excluded.completion_tokens, model = excluded.model,
+        tags = excluded.tags, upstream_ms = excluded.upstream_ms, generation = excluded.generation,
+        provenance = excluded.provenance, id = excluded.id, created_at = excluded.created_at,
+        semantic_expires_at = excluded.semantic_expires_at, quarantined_at = NULL
+    RETURNING e.id, e.semantic_expires_at AS expires_at
+), unaliased AS (
+    DELETE FROM aliases a USING kept k, replaced r WHERE a.tenant = $1 AND a.entry_id = r.id
+)
+SELECT p.generation AS current, k.id, k.expires_at FROM policy p LEFT JOIN kept k ON true
+
+
+-- add_alias -- let an exact key be answered by an entry that lives: $1 tenant, $2 policy, $3 scope, $4 exact key, $5 entry, $6 similarity
+WITH policy AS MATERIALIZED (
+    SELECT p.*
+    FROM policies p
+    WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
+    FOR SHARE
+), entry AS MATERIALIZED (
+    SELECT e.id, e.semantic_expires_at
+    FROM entries e CROSS JOIN policy p
+    WHERE e.tenant = $1 AND e.id = $5 AND e.policy_id = $2 AND e.scope = $3
+        AND e.semantic_expires_at > now()
+        AND e.created_at > p.semantic_floor
+        AND e.created_at > now() - p.semantic_ttl_seconds * interval '1 second'
+        AND e.generation >= p.oldest_generation
+        AND e.quarantined_at IS NULL
+    FOR KEY SHARE OF e
+), kept AS (
+    INSERT INTO aliases AS a (
+        tenant, policy_id, scope, exact_key, entry_id, similarity, created_at, expires_at
+    )
+    SELECT
+        $1, $2, $3, $4::bytea, e.id, $6::double precision, now(),
+        least(now() + p.ttl_seconds * interval '1 second', e.semantic_expires_at)
+    FROM policy p CROSS JOIN entry e
+    WHERE NOT EXISTS (
+        -- An answer put for this very key meanwhile is the better one.
+        SELECT FROM entries o
+        WHERE o.tenant = $1 AND o.policy_id = $2 AND o.scope = $3 AND o.exact_key = $4
+            AND o.exact_expires_at > now() AND o.generation >= p.oldest_generation
+    )
+    ON CONFLICT (tenant, policy_id, scope, exact_key)
+    DO UPDATE SET
+        entry_id = excluded.entry_id, similarity = excluded.similarity,
+        created_at = excluded.created_at, expires_at = excluded.expires_at
+    RETURNING 1
+)
+SELECT EXISTS (SELECT FROM policy) AS known, EXISTS (SELECT FROM kept) AS kept
+
+
+-- vector_schema -- where pgvector lives in this database; null when it is not there
+SELECT n.nspname
+FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+WHERE t.oid = to_regtype('halfvec')
+
+
+-- pgvector_version -- null when it is not installed in this database
+SELECT (SELECT extversion FROM pg_extension WHERE extname = 'vector')
+
+
+-- revision_table -- whether this database was ever migrated
+SELECT to_regclass('alembic_version') IS NOT NULL
+
+
+-- revision -- the schema's revision
+SELECT version_num FROM alembic_version
+
+
+-- indexed_dimensions -- the numbers of dimensions that have a usable HNSW index
+SELECT substring(c.relname FROM '[0-9]+$')::integer AS dimensions
+FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+WHERE i.indrelid = to_regclass('entries') AND i.indisvalid
+    AND c.relname ~ '^entries_by_vector_[0-9]+$'
+ORDER BY 1
+
+
+-- take_your_time -- statements of this session may take as long as they take
+SET statement_timeout = 0
+
+
+-- lock_index -- true when no other process builds an index: $1 key
+SELECT pg_try_advisory_lock($1)
+
+
+-- index_valid -- null: there is none; false: its building was broken off
+SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('entries_by_vector_{dimensions}')
+
+
+-- drop_index -- what a broken-off building left
+DROP INDEX CONCURRENTLY entries_by_vector_{dimensions}
+
+
+-- create_index -- index one number of dimensions while the table is in use
+CREATE INDEX CONCURRENTLY entries_by_vector_{dimensions} ON entries
+USING hnsw ((embedding::halfvec({dimensions})) halfvec_cosine_ops)
+WHERE dimensions = {dimensions}
+
+
+-- policies -- the policies of a tenant: $1 tenant
+SELECT id, document, revision, generation
+FROM policies
+WHERE tenant = $1 AND document IS NOT NULL
+ORDER BY id
+
+
+-- save_policy -- write a policy whole: $1 tenant, $2 id, $3 document, $4 TTL, $5 semantic TTL
+WITH before AS MATERIALIZED (
+    SELECT p.document IS NOT NULL AS existed
+    FROM policies p
+    WHERE p.tenant = $1 AND p.id = $2
+    FOR UPDATE
+), saved AS (
+    INSERT INTO policies AS p (
+        tenant, id, document, revision, generation, oldest_generation,
+        ttl_seconds, semantic_ttl_seconds
+    )
+    SELECT $1, $2, $3::jsonb, 1, 1, 1, $4, $5
+    FROM (VALUES (1)) one LEFT JOIN before b ON true
+    ON CONFLICT (tenant, id) DO UPDATE SET
+        document = excluded.document,
+        revision = p.revision + 1,
+        ttl_seconds = excluded.ttl_seconds,
+        semantic_ttl_seconds = excluded.semantic_ttl_seconds,
+        -- What the old TTL has killed by now stays dead under a longer one.
+        exact_floor = greatest(p.exact_floor, now() - p.ttl_seconds * interval '1 second'),
+        semantic_floor = greatest(
+            p.semantic_floor, now() - p.semantic_ttl_seconds * interval '1 second'
+        )
+    RETURNING p.id, p.document, p.revision, p.generation
+)
+SELECT s.*, NOT coalesce(b.existed, s.revision > 1) AS created
+FROM saved s LEFT JOIN before b ON true
+
+
+-- create_policy_once -- unless there is or was one of that id: parameters as in save_policy
+INSERT INTO policies (
+    tenant, id, document, revision, generation, oldest_generation,
+    ttl_seconds, semantic_ttl_seconds
+)
+VALUES ($1, $2, $3::jsonb, 1, 1, 1, $4, $5)
+ON CONFLICT (tenant, id) DO NOTHING
+RETURNING id
+
+
+-- delete_policy -- its generation lives on, so that nothing old answers when it is created again: $1 tenant, $2 id
+UPDATE policies
+SET document = NULL, revision = revision + 1, generation = generation + 1,
+    oldest_generation = generation + 1, purged_at = now()
+WHERE tenant = $1 AND id = $2 AND document IS NOT NULL
+RETURNING id
+
+
+-- raise_generation -- the first half of a purge: $1 tenant, $2 policy or null for all, $3 entry or null, $4 whether the whole policy goes
+WITH affected AS MATERIALIZED (
+    -- In the order of their ids, so that two purges never wait for each other in a circle.
+    SELECT p.id, p.oldest_generation
+    FROM policies p
+    WHERE p.tenant = $1 AND p.document IS NOT NULL AND ($2::text IS NULL OR p.id = $2)
+        AND ($3::uuid IS NULL OR EXISTS (
+            SELECT FROM entries e WHERE e.tenant = $1 AND e.id = $3 AND e.policy_id = p.id
+        ))
+    ORDER BY p.id
+    FOR UPDATE
+)
+UPDATE policies p
+SET generation = p.generation + 1, revision = p.revision + 1,
+    oldest_generation = CASE WHEN $4 THEN p.generation + 1 ELSE p.oldest_generation END,
+    purged_at = CASE WHEN $4 THEN now() ELSE p.purged_at END
+FROM affected a
+WHERE p.tenant = $1 AND p.id = a.id
+RETURNING a.oldest_generation
+
+
+-- policy_exists -- whether a tenant has a policy: $1 tenant, $2 id
+SELECT EXISTS (SELECT FROM policies WHERE tenant = $1 AND id = $2 AND document IS NOT NULL)
+
+
+-- count_selected -- what a purge would remove: $1 tenant, $2 policy, $3 scope, $4 tags, $5 model, $6 age, $7 prompt hash, $8 entry; null selects everything
+SELECT count(*)
+FROM entries e JOIN policies p ON p.tenant = e.tenant AND p.id = e.policy_id
+WHERE e.tenant = $1
+    AND ($2::text IS NULL OR e.policy_id = $2)
+    AND ($3::text IS NULL OR e.scope = $3)
+    AND ($4::text[] IS NULL OR e.tags @> $4)
+    AND ($5::text IS NULL OR e.model = $5)
+    AND ($6::interval IS NULL OR e.created_at < now() - $6)
+    AND ($7::bytea IS NULL OR e.prompt_hash = $7)
+    AND ($8::uuid IS NULL OR e.id = $8)
+    AND e.generation >= p.oldest_generation
+    AND (
+        least(e.exact_expires_at, e.created_at + p.ttl_seconds * interval '1 second') > now()
+            AND e.exact_expires_at IS NOT NULL AND e.created_at > p.exact_floor
+        OR least(
+            e.semantic_expires_at, e.created_at + p.semantic_ttl_seconds * interval '1 second'
+        ) > now() AND e.semantic_expires_at IS NOT NULL AND e.created_at > p.semantic_floor
+    )
+
+
+-- remove_selected -- the second half of a purge, a batch at a time: $1 to $8 as in count_selected, $9 the oldest generation that answered, $10 the last id seen, $11 how many
+WITH chunk AS MATERIALIZED (
+    SELECT e.id
+    FROM entries e JOIN policies p ON p.tenant = e.tenant AND p.id = e.policy_id
+    WHERE e.tenant = $1
+        AND ($2::text IS NULL OR e.policy_id = $2)
+        AND ($3::text IS NULL OR e.scope = $3)
+        AND ($4::text[] IS NULL OR e.tags @> $4)
+        AND ($5::text IS NULL OR e.model = $5)
+        AND ($6::interval IS NULL OR e.created_at < now() - $6)
+        AND ($7::bytea IS NULL OR e.prompt_hash = $7)
+        AND ($8::uuid IS NULL OR e.id = $8)
+        -- What was put after the purge began stays.
+        AND e.generation < p.generation
+        AND e.id > $10
+    ORDER BY e.id
+    LIMIT $11
+), locked AS MATERIALIZED (
+    SELECT
+        e.id,
+        e.generation >= coalesce($9::bigint, p.oldest_generation)
+        AND (
+            least(e.exact_expires_at, e.created_at + p.ttl_seconds * interval '1 second') > now()
+                AND e.exact_expires_at IS NOT NULL AND e.created_at > p.exact_floor
+            OR least(
+                e.semantic_expires_at, e.created_at + p.semantic_ttl_seconds * interval '1 second'
+            ) > now() AND e.semantic_expires_at IS NOT NULL AND e.created_at > p.semantic_floor
+        ) AS lived
+    FROM entries e
+    JOIN chunk c ON c.id = e.id
+    JOIN policies p ON p.tenant = e.tenant AND p.id = e.policy_id
+    WHERE e.tenant = $1
+    -- Entries before aliases, and in one order: so does every writer, and none waits in a circle.
+    ORDER BY e.id
+    FOR UPDATE OF e
+), gone AS (
+    DELETE FROM entries e USING locked l WHERE e.tenant = $1 AND e.id = l.id RETURNING l.lived
+), unaliased AS (
+    DELETE FROM aliases a USING locked l WHERE a.tenant = $1 AND a.entry_id = l.id
+)
+SELECT
+    (SELECT c.id FROM chunk c ORDER BY c.id DESC LIMIT 1) AS last,
+    (SELECT count(*) FROM gone g WHERE g.lived) AS removed
+
+
+-- entry -- one entry, whole: $1 tenant, $2 id
+SELECT
+    e.*,
+    least(
+        e.exact_expires_at, e.created_at + p.ttl_seconds * interval '1 second'
+    ) AS exact_until,
+    least(
+        e.semantic_expires_at, e.created_at + p.semantic_ttl_seconds * interval '1 second'
+    ) AS semantic_until,
+    (SELECT count(*) FROM aliases a WHERE a.tenant = $1 AND a.entry_id = e.id) AS aliases
+FROM entries e JOIN policies p ON p.tenant = e.tenant AND p.id = e.policy_id
+WHERE e.tenant = $1 AND e.id = $2 AND e.generation >= p.oldest_generation
+
+
+-- counts -- what each policy of a tenant holds: $1 tenant
+SELECT
+    p.id, p.generation, e.entries, a.aliases, e.body_bytes, e.oldest_created_at
+FROM policies p
+CROSS JOIN LATERAL (
+    SELECT
+        count(*) AS entries, coalesce(sum(octet_length(e.body)), 0)::bigint AS body_bytes,
+        min(e.created_at) AS oldest_created_at
+    FROM entries e
+    WHERE e.tenant = $1 AND e.policy_id = p.id AND e.generation >= p.oldest_generation
+) e
+CROSS JOIN LATERAL (
+    SELECT count(*) AS aliases FROM aliases a WHERE a.tenant = $1 AND a.policy_id = p.id
+) a
+WHERE p.tenant = $1 AND p.document IS NOT NULL
+ORDER BY p.id
+
+
+-- every_policy -- where dead rows may be, policies that were deleted included
+SELECT tenant, id FROM policies ORDER BY tenant, id
+
+
+-- remove_dead -- entries of one policy that can never answer again: $1 tenant, $2 policy, $3 how many
+WITH policy AS MATERIALIZED (
+    SELECT
+        p.oldest_generation,
+        least(
+            greatest(p.exact_floor, now() - p.ttl_seconds * interval '1 second'),
+            greatest(p.semantic_floor, now() - p.semantic_ttl_seconds * interval '1 second')
+        ) AS dead_before,
+        -- A put that was under way when the purge began may be a little younger than it.
+        p.purged_at + interval '1 minute' AS purged_before
+    FROM policies p
+    WHERE p.tenant = $1 AND p.id = $2
+), doomed AS MATERIALIZED (
+    SELECT e.id FROM entries e
+    WHERE e.tenant = $1 AND e.policy_id = $2
+        AND greatest(e.exact_expires_at, e.semantic_expires_at) <= now()
+    UNION ALL
+    SELECT e.id FROM entries e
+    WHERE e.tenant = $1 AND e.policy_id = $2 AND e.created_at <= (SELECT dead_before FROM policy)
+    UNION ALL
+    SELECT e.id FROM entries e
+    WHERE e.tenant = $1 AND e.policy_id = $2 AND e.created_at <= (SELECT purged_before FROM policy)
+        AND e.generation < (SELECT oldest_generation FROM policy)
+    LIMIT $3
+), locked AS MATERIALIZED (
+    SELECT e.id FROM entries e
+    WHERE e.tenant = $1 AND e.id IN (SELECT d.id FROM doomed d)
+    FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM entries e USING locked l WHERE e.tenant = $1 AND e.id = l.id RETURNING 1
+), unaliased AS (
+    DELETE FROM aliases a USING locked l WHERE a.tenant = $1 AND a.entry_id = l.id
+)
+SELECT count(*) FROM gone
+
+
+-- remove_dead_aliases -- aliases of one policy that can never answer again: $1 tenant, $2 policy, $3 how many
+WITH doomed AS MATERIALIZED (
+    SELECT a.scope, a.exact_key
+    FROM aliases a
+    WHERE a.tenant = $1 AND a.policy_id = $2 AND a.expires_at <= now()
+    LIMIT $3
+    FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM aliases a USING doomed d
+    WHERE a.tenant = $1 AND a.policy_id = $2 AND a.scope = d.scope AND a.exact_key = d.exact_key
+    RETURNING 1
+)
+SELECT count(*) FROM gone
+
+
+-- be_patient -- statements of this transaction may take a minute
+SET LOCAL statement_timeout = '60s'

@@ -1,0 +1,30 @@
+"""Loads queries.sql: every statement by its name, with `{dimensions}` as the only placeholder."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+_FILE = Path(__file__).with_name("queries.sql")
+_HEADING = re.compile(r"^-- (\w+) -- .+$", re.MULTILINE)
+
+
+@cache
+def _statements() -> dict[str, str]:
+    parts = _HEADING.split(_FILE.read_text("utf-8"))[1:]
+    return {name: text.strip() for name, text in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def statement(name: str) -> str:
+    return _statements()[name]
+
+
+@cache
+def statement_for(name: str, dimensions: int) -> str:
+    """A statement whose types and index depend on the number of dimensions."""
+    return _statements()[name].replace("{dimensions}", str(int(dimensions)))
+
+
+def names() -> list[str]:
+    return list(_statements())

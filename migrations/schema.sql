@@ -1,0 +1,102 @@
+-- The schema at the newest revision, as pg_dump shows it: for reading, and compared by a test.
+-- Written by: python -m tests.store.dump_schema
+
+CREATE EXTENSION IF NOT EXISTS vector WITH SCHEMA public;
+
+COMMENT ON EXTENSION vector IS 'vector data type and ivfflat and hnsw access methods';
+
+CREATE TABLE public.aliases (
+    tenant text NOT NULL,
+    policy_id text NOT NULL,
+    scope text NOT NULL,
+    exact_key bytea NOT NULL,
+    entry_id uuid NOT NULL,
+    similarity double precision NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone NOT NULL
+);
+
+CREATE TABLE public.entries (
+    tenant text NOT NULL,
+    id uuid NOT NULL,
+    policy_id text NOT NULL,
+    scope text NOT NULL,
+    exact_key bytea,
+    space text NOT NULL,
+    dimensions integer,
+    partition bytea NOT NULL,
+    prompt_hash bytea NOT NULL,
+    embedding public.halfvec,
+    body bytea NOT NULL,
+    media_type text,
+    prompt_text bytea NOT NULL,
+    prompt_tokens bigint NOT NULL,
+    completion_tokens bigint NOT NULL,
+    model text NOT NULL,
+    tags text[] NOT NULL,
+    upstream_ms double precision,
+    generation bigint NOT NULL,
+    provenance text NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    exact_expires_at timestamp with time zone,
+    semantic_expires_at timestamp with time zone,
+    quarantined_at timestamp with time zone,
+    CONSTRAINT entries_dimensions CHECK ((NOT (dimensions IS DISTINCT FROM public.vector_dims(embedding)))),
+    CONSTRAINT entries_exact_tier CHECK (((exact_key IS NULL) = (exact_expires_at IS NULL))),
+    CONSTRAINT entries_findable CHECK (((exact_key IS NOT NULL) OR (embedding IS NOT NULL))),
+    CONSTRAINT entries_semantic_tier CHECK (((embedding IS NULL) = (semantic_expires_at IS NULL)))
+);
+ALTER TABLE ONLY public.entries ALTER COLUMN embedding SET STORAGE MAIN;
+ALTER TABLE ONLY public.entries ALTER COLUMN body SET STORAGE EXTERNAL;
+ALTER TABLE ONLY public.entries ALTER COLUMN prompt_text SET STORAGE EXTERNAL;
+
+CREATE TABLE public.policies (
+    tenant text NOT NULL,
+    id text NOT NULL,
+    document jsonb,
+    revision bigint NOT NULL,
+    generation bigint NOT NULL,
+    oldest_generation bigint NOT NULL,
+    ttl_seconds integer NOT NULL,
+    semantic_ttl_seconds integer NOT NULL,
+    exact_floor timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    semantic_floor timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    purged_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL
+);
+
+ALTER TABLE ONLY public.aliases
+    ADD CONSTRAINT aliases_pkey PRIMARY KEY (tenant, policy_id, scope, exact_key);
+
+ALTER TABLE ONLY public.entries
+    ADD CONSTRAINT entries_pkey PRIMARY KEY (tenant, id);
+
+ALTER TABLE ONLY public.policies
+    ADD CONSTRAINT policies_pkey PRIMARY KEY (tenant, id);
+
+CREATE INDEX aliases_by_entry ON public.aliases USING btree (tenant, entry_id);
+
+CREATE INDEX aliases_by_expiry ON public.aliases USING btree (tenant, policy_id, expires_at);
+
+CREATE INDEX entries_by_age ON public.entries USING btree (tenant, policy_id, created_at);
+
+CREATE UNIQUE INDEX entries_by_exact_key ON public.entries USING btree (tenant, policy_id, scope, exact_key) WHERE (exact_key IS NOT NULL);
+
+CREATE INDEX entries_by_expiry ON public.entries USING btree (tenant, policy_id, GREATEST(exact_expires_at, semantic_expires_at));
+
+CREATE INDEX entries_by_partition ON public.entries USING btree (tenant, policy_id, scope, space, dimensions, partition) WHERE (dimensions IS NOT NULL);
+
+CREATE UNIQUE INDEX entries_by_prompt ON public.entries USING btree (tenant, policy_id, scope, space, dimensions, partition, prompt_hash) WHERE (exact_key IS NULL);
+
+CREATE INDEX entries_by_vector_1024 ON public.entries USING hnsw (((embedding)::public.halfvec(1024)) public.halfvec_cosine_ops) WHERE (dimensions = 1024);
+
+CREATE INDEX entries_by_vector_1536 ON public.entries USING hnsw (((embedding)::public.halfvec(1536)) public.halfvec_cosine_ops) WHERE (dimensions = 1536);
+
+CREATE INDEX entries_by_vector_3072 ON public.entries USING hnsw (((embedding)::public.halfvec(3072)) public.halfvec_cosine_ops) WHERE (dimensions = 3072);
+
+CREATE INDEX entries_by_vector_384 ON public.entries USING hnsw (((embedding)::public.halfvec(384)) public.halfvec_cosine_ops) WHERE (dimensions = 384);
+
+CREATE INDEX entries_by_vector_512 ON public.entries USING hnsw (((embedding)::public.halfvec(512)) public.halfvec_cosine_ops) WHERE (dimensions = 512);
+
+CREATE INDEX entries_by_vector_768 ON public.entries USING hnsw (((embedding)::public.halfvec(768)) public.halfvec_cosine_ops) WHERE (dimensions = 768);
+
+CREATE STATISTICS public.entries_place (dependencies, mcv) ON tenant, policy_id, scope, space, dimensions, partition FROM public.entries;

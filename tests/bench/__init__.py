@@ -1,0 +1,1 @@
+"""Benchmarks: each figure beside its floor, both measured in one run. `make bench` runs them."""
