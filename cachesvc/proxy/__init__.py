@@ -1,0 +1,1 @@
+"""Shell 2: sits in front of the upstream, and fails open."""

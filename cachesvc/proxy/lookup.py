@@ -1,0 +1,144 @@
+"""What the cache has for a request: exact, then embed, then nearest."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, TypeVar
+
+from cachesvc.core.model import Bypass, Miss, Reason, Tier
+from cachesvc.errors import ServiceError
+from cachesvc.proxy.client import Found
+from cachesvc.proxy.seam import fail_open
+from cachesvc.wire import LookupRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cachesvc.proxy.client import ServiceClient
+    from cachesvc.proxy.embedding import Embeddings
+    from cachesvc.proxy.judge import Judged
+    from cachesvc.proxy.policies import PolicyBook
+    from cachesvc.proxy.proofs import Proofs
+    from cachesvc.proxy.seam import Budget, Circuit
+
+    _T = TypeVar("_T")
+
+_NOT_FOUND = 404
+# After these the nearest would not be served either.
+_FINAL = frozenset({Reason.SHADOW, Reason.SCOPE_REQUIRED, Reason.NO_POLICY})
+# What takes longer than about a millisecond on the event loop goes to a thread.
+INLINE_BYTES = 64 * 1024
+
+
+async def offloaded(size: int, work: Callable[[], _T]) -> _T:
+    """The result of pure `work` over `size` bytes, without holding up the event loop."""
+    return work() if size <= INLINE_BYTES else await asyncio.to_thread(work)
+
+
+class Lookups:
+    """Asks the service within a request's budget, and never fails."""
+
+    def __init__(
+        self,
+        service: ServiceClient,
+        circuit: Circuit,
+        embeddings: Embeddings,
+        book: PolicyBook,
+        proofs: Proofs,
+    ) -> None:
+        self._service = service
+        self._circuit = circuit
+        self._embeddings = embeddings
+        self._book = book
+        self._proofs = proofs
+
+    async def outcome(self, judged: Judged, budget: Budget) -> Found | Miss | Bypass:
+        """The answer, or why there is none; and the generation a put will need."""
+        outcome = await self._outcome(judged, budget)
+        needs_generation = not isinstance(outcome, Found) and judged.not_put is None
+        if needs_generation and judged.generation is None and not judged.steering.only_if_cached:
+            judged.generation = await self._generation(judged, budget)
+        return outcome
+
+    async def _outcome(self, judged: Judged, budget: Budget) -> Found | Miss | Bypass:
+        if judged.bypass is not None:
+            return judged.bypass
+        if self._proofs.missing(judged.policy, judged.credential):
+            return Miss(Reason.CREDENTIAL_UNPROVEN)
+        if not self._circuit.would_allow():
+            return Miss(Reason.CIRCUIT_OPEN)
+        return await fail_open(budget, self._look_up(judged, budget))
+
+    async def _look_up(self, judged: Judged, budget: Budget) -> Found | Miss | Bypass:
+        exact: Found | Miss | Bypass | None = None
+        compares = self._embeddings.wanted(judged)
+        if _exact_first(judged) or not compares:
+            exact = await self._ask(judged, budget, self._exact_request(judged))
+            if not isinstance(exact, Miss) or exact.reason in _FINAL or not compares:
+                return exact
+        vector = await self._embeddings.for_lookup(judged, budget)
+        if vector is None:
+            return exact or await self._ask(judged, budget, self._exact_request(judged))
+        nearest = await self._ask(judged, budget, await self._nearest_request(judged, vector))
+        # Why an entry that is there did not answer says more than that none is near.
+        told = isinstance(exact, Miss) and exact.reason not in (Reason.NO_ENTRY, Reason.TIER_OFF)
+        return exact if exact is not None and told and isinstance(nearest, Miss) else nearest
+
+    async def _ask(
+        self, judged: Judged, budget: Budget, request: LookupRequest
+    ) -> Found | Miss | Bypass:
+        try:
+            with self._circuit.call(budget):
+                asked = await self._service.lookup(request, request_id=judged.request_id)
+        except ServiceError as exc:
+            if exc.status != _NOT_FOUND:
+                raise
+            self._book.drop(judged.policy.id)
+            judged.bypass = Bypass(Reason.NO_POLICY)
+            return judged.bypass
+        if isinstance(asked.outcome, Miss) and asked.outcome.reason is Reason.NO_POLICY:
+            judged.bypass = Bypass(Reason.NO_POLICY)  # switched off since the list was read
+        judged.generation = self._book.learn(judged.policy.id, asked.generation)
+        return asked.outcome
+
+    def _exact_request(self, judged: Judged) -> LookupRequest:
+        return LookupRequest(
+            policy_id=judged.policy.id,
+            exact_key=judged.exact_key,
+            scope=judged.scope,
+            max_age_seconds=judged.steering.max_age_seconds,
+        )
+
+    async def _nearest_request(self, judged: Judged, vector: bytes) -> LookupRequest:
+        return LookupRequest(
+            policy_id=judged.policy.id,
+            embedding=vector,
+            exact_key=judged.exact_key,
+            partition=await offloaded(judged.size, judged.partition),
+            after_exact=_exact_first(judged),
+            scope=judged.scope,
+            space=self._embeddings.space,
+            prompt_text=judged.question.text if judged.question else None,
+            max_age_seconds=judged.steering.max_age_seconds,
+        )
+
+    async def _generation(self, judged: Judged, budget: Budget) -> int | None:
+        """The policy's generation now; the last one read, where it cannot be had in time."""
+        if self._circuit.would_allow() and budget.left > 0:
+            known = await fail_open(budget, self._ask_generation(judged, budget))
+            if isinstance(known, int):
+                return self._book.learn(judged.policy.id, known)
+        return self._book.generation(judged.policy.id)
+
+    async def _ask_generation(self, judged: Judged, budget: Budget) -> int:
+        with self._circuit.call(budget):
+            policy = await self._service.policy(judged.policy.id, request_id=judged.request_id)
+        return policy.generation
+
+
+def _exact_first(judged: Judged) -> bool:
+    """The exact tier is asked by itself, since its hit saves the embedding.
+
+    In shadow nothing is served and nothing saved: one call lets the service judge both tiers.
+    """
+    return judged.policy.has(Tier.EXACT) and judged.policy.mode != "shadow"

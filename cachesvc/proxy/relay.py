@@ -1,0 +1,193 @@
+"""The upstream: a request goes on as it came, and its answer comes back as it comes."""
+
+from __future__ import annotations
+
+import re
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
+
+from cachesvc.errors import CallerLeft, UpstreamFailed
+from cachesvc.proxy.client import sendable
+
+if TYPE_CHECKING:
+    import io
+    from collections.abc import AsyncIterator, Iterable
+
+    from aiohttp.client_middlewares import ClientHandlerType
+
+    from cachesvc.proxy.request import RawHeaders, Request
+
+# RFC 9110, 7.6.1, and what speaks of one connection only. `Host` is the upstream's own.
+_HOP_BY_HOP = frozenset(
+    b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer"
+    b" transfer-encoding upgrade".split()
+)
+_NOT_SENT_ON = _HOP_BY_HOP | {b"host", b"expect"}
+_ADDED_BY_AIOHTTP = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+_BODILESS = (204, 304)
+# Idle connections are given up before most servers give them up (5 s), so that no request is
+# sent into a connection that is just being closed.
+_KEEPALIVE_SECONDS = 4.0
+_MAX_HEADER_BYTES = 64 * 1024
+_MAX_HEADERS = 1000
+_UNSENDABLE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class _Response(aiohttp.ClientResponse):
+    """Remembers how its connection ended, which a body without a length does not tell."""
+
+    async def start(self, connection: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
+        self.wire = connection.protocol
+        return await super().start(connection)
+
+    @property
+    def was_reset(self) -> bool:
+        return self.wire is not None and isinstance(self.wire.exception(), aiohttp.ClientOSError)
+
+
+class Upstream:
+    """The upstream's answer: `status`, `headers` fit to be passed on, and the body's pieces."""
+
+    def __init__(self, response: _Response, method: str) -> None:
+        self._response = response
+        self.status = response.status
+        self.headers = tuple(_passed_back(response.raw_headers, response.status))
+        names = {name.lower() for name, _ in response.raw_headers}
+        self.framed = method == "HEAD" or self.status in _BODILESS
+        # Without a length of its own, the body ends when the connection does.
+        self.framed = self.framed or bool(names & {b"content-length", b"transfer-encoding"})
+
+    def values(self, name: bytes) -> list[str]:
+        """The values of one header, lower-case `name`, in order (latin-1)."""
+        return [value.decode("latin-1") for key, value in self.headers if key.lower() == name]
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body, as it comes. Raises UpstreamFailed when it breaks off."""
+        try:
+            async for piece in self._response.content.iter_any():
+                yield piece
+        except (TimeoutError, aiohttp.ClientError, OSError) as exc:
+            raise _failure(exc) from exc
+        if not self.framed and self._response.was_reset:
+            raise UpstreamFailed("the upstream reset the connection")
+
+
+class Relay:
+    """One pool of connections to one upstream. Nothing is retried, nothing is followed."""
+
+    def __init__(self, upstream: str, *, connect_seconds: float, idle_seconds: float) -> None:
+        self._base = upstream.rstrip("/")
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(
+                total=None,
+                connect=connect_seconds,
+                sock_connect=connect_seconds,
+                sock_read=idle_seconds,
+            ),
+            auto_decompress=False,
+            trust_env=False,
+            skip_auto_headers=_ADDED_BY_AIOHTTP,
+            max_line_size=_MAX_HEADER_BYTES,
+            max_field_size=_MAX_HEADER_BYTES,
+            max_headers=_MAX_HEADERS,
+            response_class=_Response,
+            middlewares=(_once,),
+        )
+
+    @asynccontextmanager
+    async def call(self, request: Request, body: bytes | None) -> AsyncIterator[Upstream]:
+        """Send the request on; `body` where it was read, else it is streamed.
+
+        Raises UpstreamFailed when no answer begins; leaving closes what has not ended.
+        """
+        query = f"?{request.query}" if request.query else ""
+        headers = _sent_on(request.raw_headers)
+        data: bytes | io.BytesIO | AsyncIterator[bytes] | None = None
+        if body is not None:
+            headers["content-length"] = str(len(body))
+            data = sendable(body)
+        elif request.has_body:
+            data = request.pieces()
+        try:
+            response = await self._session.request(
+                request.method,
+                URL(f"{self._base}{request.path}{query}", encoded=True),
+                headers=headers,
+                data=data,
+                allow_redirects=False,
+            )
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as exc:
+            if request.gone:
+                raise CallerLeft from exc
+            raise _failure(exc) from exc
+        async with response:
+            if not isinstance(response, _Response) or not 200 <= response.status <= 599:
+                raise UpstreamFailed(f"the upstream answered with status {response.status}")
+            yield Upstream(response, request.method)
+
+    async def close(self) -> None:
+        await self._session.close()
+
+
+async def _once(
+    request: aiohttp.ClientRequest, handler: ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """aiohttp would send an idempotent request again when a kept connection turns out closed."""
+    try:
+        return await handler(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:
+        raise _failure(exc) from exc
+
+
+def _failure(exc: Exception) -> UpstreamFailed:
+    if isinstance(exc, TimeoutError):
+        return UpstreamFailed("the upstream did not answer in time", status=504)
+    if isinstance(exc, aiohttp.ClientConnectorError):
+        return UpstreamFailed("the upstream cannot be reached")
+    if isinstance(exc, aiohttp.ClientResponseError | ValueError):
+        return UpstreamFailed("the upstream's answer is not HTTP")
+    return UpstreamFailed("the upstream broke the connection")
+
+
+def _sent_on(headers: RawHeaders) -> CIMultiDict[str]:
+    sent: CIMultiDict[str] = CIMultiDict()
+    dropped = _NOT_SENT_ON | _named_by_connection(headers)
+    if any(name.lower() == b"transfer-encoding" for name, _ in headers):
+        dropped |= {b"content-length"}
+    for name, value in headers:
+        if name.lower() not in dropped:
+            sent.add(name.decode("latin-1"), _text(value))
+    return sent
+
+
+def _passed_back(headers: Iterable[tuple[bytes, bytes]], status: int) -> RawHeaders:
+    """What goes back; a header that HTTP forbids to send is left out, the answer is not."""
+    headers = tuple(headers)
+    dropped = _HOP_BY_HOP | _named_by_connection(headers)
+    chunked = any(name.lower() == b"transfer-encoding" for name, _ in headers)
+    if chunked or status in _BODILESS:
+        dropped |= {b"content-length"}
+    return [
+        (name, value)
+        for name, value in headers
+        if name.lower() not in dropped and not _UNSENDABLE.search(value)
+    ]
+
+
+def _named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
+    values = (value for name, value in headers if name.lower() == b"connection")
+    return {token.strip().lower() for value in values for token in value.split(b",")}
+
+
+def _text(value: bytes) -> str:
+    # aiohttp sends UTF-8, so that this arrives as it came; what is not UTF-8 arrives as such.
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")

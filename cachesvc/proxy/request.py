@@ -1,0 +1,171 @@
+"""The caller's side of a call: the request as it came, the reply as it goes (raw ASGI)."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Any
+
+from cachesvc.errors import CallerLeft, UpstreamFailed
+
+if TYPE_CHECKING:
+    from collections.abc import (
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Iterator,
+        MutableMapping,
+        Sequence,
+    )
+
+    Scope = MutableMapping[str, Any]
+    Message = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Message]]
+    Send = Callable[[Message], Awaitable[None]]
+    RawHeaders = Sequence[tuple[bytes, bytes]]
+
+_MAX_REQUEST_ID = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A reply that is all there: status, headers without length and date, body."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+
+
+class Request:
+    """A request of a caller. `headers` maps lower-case names to their values in order (latin-1)."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.method: str = scope["method"]
+        self.path: str = scope["raw_path"].decode("latin-1")
+        self.query: str = scope["query_string"].decode("latin-1")
+        self.raw_headers: RawHeaders = scope["headers"]
+        self.headers: dict[str, tuple[str, ...]] = {}
+        for name, value in self.raw_headers:
+            key = name.decode("latin-1").lower()
+            self.headers[key] = (*self.headers.get(key, ()), value.decode("latin-1"))
+        self.gone = False
+        self._receive = receive
+        self._kept: list[bytes] = []
+        self._read_through = asyncio.Event()
+        self._handler: asyncio.Task[Any] | None = None
+
+    @property
+    def has_body(self) -> bool:
+        """A body was announced (RFC 9112, 6)."""
+        lengths = self.headers.get("content-length", ("0",))
+        return "transfer-encoding" in self.headers or lengths != ("0",)
+
+    @property
+    def request_id(self) -> str | None:
+        """The caller's `x-request-id`, where it is fit to go on to others."""
+        value = self.headers.get("x-request-id", ("",))[0]
+        fit = value.isascii() and value.isprintable() and len(value) <= _MAX_REQUEST_ID
+        return value or None if fit else None
+
+    async def read(self, limit: int) -> bytes | None:
+        """The whole body, or None when it has more than `limit` bytes.
+
+        `pieces` gives all of it in either case. Raises CallerLeft.
+        """
+        announced = self.headers.get("content-length", ("0",))[0]
+        if announced.isdecimal() and int(announced) > limit:
+            return None
+        size = sum(map(len, self._kept))
+        while not self._read_through.is_set():
+            piece = await self._next()
+            self._kept.append(piece)
+            size += len(piece)
+            if size > limit:
+                return None
+        return b"".join(self._kept)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body from its start, as it comes. Only once. Raises CallerLeft."""
+        while self._kept:
+            yield self._kept.pop(0)
+        while not self._read_through.is_set():
+            yield await self._next()
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """While inside, the caller's leaving cancels the current task, which ends as CallerLeft."""
+        handler = self._handler = asyncio.current_task()
+        watcher = asyncio.create_task(self._watch())
+        try:
+            yield
+        except asyncio.CancelledError:
+            if handler is None or not self.gone or handler.uncancel() > 0:
+                raise
+            raise CallerLeft from None
+        finally:
+            self._handler = None
+            watcher.cancel()
+
+    async def _watch(self) -> None:
+        # Two readers must not call receive() at once: until the body is read, its reader watches.
+        await self._read_through.wait()
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._leave()
+
+    async def _next(self) -> bytes:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self._leave()
+            raise CallerLeft
+        if not message.get("more_body", False):
+            self._read_through.set()
+        return bytes(message.get("body", b""))
+
+    def _leave(self) -> None:
+        self.gone = True
+        if self._handler is not None:
+            self._handler.cancel()
+
+
+class Reply:
+    """What goes back to the caller, piece by piece."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._send = send
+        self._abort: Callable[[], None] | None = (scope.get("extensions") or {}).get(
+            "cachesvc.abort"
+        )
+
+    async def start(self, status: int, headers: RawHeaders) -> None:
+        """Status and headers."""
+        await self._send(
+            {"type": "http.response.start", "status": status, "headers": list(headers)}
+        )
+
+    async def piece(self, data: bytes) -> None:
+        """Some bytes of the body, sent at once."""
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self) -> None:
+        """A clean end."""
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def whole(self, reply: Whole) -> None:
+        """All at once, with length and date."""
+        headers = (
+            *reply.headers,
+            (b"content-length", b"%d" % len(reply.body)),
+            (b"date", formatdate(usegmt=True).encode("ascii")),
+        )
+        await self.start(reply.status, headers)
+        await self._send({"type": "http.response.body", "body": reply.body, "more_body": False})
+
+    def break_off(self) -> None:
+        """Break the connection, so that nobody takes what was sent for all there is."""
+        if self._abort is None:
+            # Any server closes without the last chunk when the application fails.
+            raise UpstreamFailed("the upstream broke off its answer")
+        self._abort()

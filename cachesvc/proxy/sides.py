@@ -1,0 +1,155 @@
+"""Who looks on while an answer passes: nobody, or the one that marks it and keeps a copy."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from cachesvc.core.model import Bypass, Reason
+from cachesvc.errors import UpstreamFailed
+from cachesvc.proxy.capture import Capture
+from cachesvc.proxy.lookup import offloaded
+from cachesvc.proxy.puts import Answer
+from cachesvc.proxy.request import Whole
+
+if TYPE_CHECKING:
+    from cachesvc.core.model import Miss
+    from cachesvc.dialects.base import Dialect
+    from cachesvc.proxy.headers import CacheHeaders
+    from cachesvc.proxy.judge import Judged
+    from cachesvc.proxy.proofs import Proofs
+    from cachesvc.proxy.puts import Puts
+    from cachesvc.proxy.relay import Upstream
+    from cachesvc.proxy.request import RawHeaders
+    from cachesvc.proxy.seam import Guard
+
+_JSON = (b"content-type", b"application/json")
+
+
+class Side(Protocol):
+    """Told of everything that passes. Never fails, but for `ending`."""
+
+    def head(self, upstream: Upstream) -> RawHeaders:
+        """The answer begins: the headers to send."""
+
+    def piece(self, data: bytes) -> None:
+        """The caller has these bytes."""
+
+    async def ending(self) -> None:
+        """The upstream has ended. Raises UpstreamFailed when it must have broken off."""
+
+    def done(self) -> None:
+        """The caller has the whole answer."""
+
+    def broken(self, reason: Reason) -> None:
+        """The caller does not have the whole answer."""
+
+    def error(self, failure: UpstreamFailed) -> Whole:
+        """No answer began: the error to send."""
+
+
+class Bystander:
+    """Of an answer to a request that is not judged."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+
+    def head(self, upstream: Upstream) -> RawHeaders:
+        return upstream.headers
+
+    def piece(self, data: bytes) -> None: ...
+
+    async def ending(self) -> None: ...
+
+    def done(self) -> None: ...
+
+    def broken(self, reason: Reason) -> None: ...
+
+    def error(self, failure: UpstreamFailed) -> Whole:
+        return error_reply(self._dialect, failure.status, failure.message)
+
+
+class Keeper:
+    """Of an answer to a judged request: says what the cache did, and hands a copy to the puts."""
+
+    def __init__(
+        self,
+        judged: Judged,
+        outcome: Miss | Bypass,
+        headers: CacheHeaders,
+        proofs: Proofs,
+        puts: Puts,
+        guard: Guard,
+    ) -> None:
+        self._judged = judged
+        self._outcome = outcome
+        self._headers = headers
+        self._proofs = proofs
+        self._puts = puts
+        self._guard = guard
+        self._began = time.monotonic()
+        self._capture: Capture | None = None
+        self._framed = True
+
+    def head(self, upstream: Upstream) -> RawHeaders:
+        with self._guard:
+            self._proofs.learn(self._judged.credential, upstream.status)
+            policy = self._judged.policy
+            ours = self._headers.of_pass(self._outcome, upstream.status, policy)
+            merged = self._headers.merged(upstream.headers, ours)
+            if self._left_alone:
+                return merged
+            self._framed = upstream.framed
+            self._capture = Capture(upstream, self._judged.dialect, policy)
+            return merged
+        return upstream.headers
+
+    def piece(self, data: bytes) -> None:
+        with self._guard:
+            if self._capture is not None:
+                self._capture.feed(data)
+
+    async def ending(self) -> None:
+        # A body without a length looks the same whole and cut: what it says must tell.
+        cut = False
+        capture = self._capture
+        with self._guard:
+            if capture is not None and not self._framed:
+                cut = await offloaded(capture.size, capture.looks_cut)
+        if cut:
+            raise UpstreamFailed("the upstream ended its answer too early")
+
+    def done(self) -> None:
+        with self._guard:
+            spent_ms = (time.monotonic() - self._began) * 1000
+            if self._capture is not None:
+                self._puts.start(Answer(self._judged, self._capture, spent_ms))
+            else:
+                self._judged.release()
+
+    def broken(self, reason: Reason) -> None:
+        with self._guard:
+            if self._left_alone:
+                self._judged.release()
+            else:
+                self._puts.skip(self._judged, reason)
+
+    def error(self, failure: UpstreamFailed) -> Whole:
+        reply = error_reply(self._judged.dialect, failure.status, failure.message)
+        with self._guard:
+            ours = self._headers.of_pass(self._outcome, None, self._judged.policy)
+            return Whole(reply.status, (*reply.headers, *ours), reply.body)
+        return reply
+
+    @property
+    def _left_alone(self) -> bool:
+        """Neither read nor written: nothing to keep, and nothing to count as not kept."""
+        return (
+            isinstance(self._outcome, Bypass) and self._outcome.reason is not Reason.CALLER_NO_CACHE
+        )
+
+
+def error_reply(dialect: Dialect, status: int, message: str) -> Whole:
+    """An error in the protocol's shape."""
+    code = {502: "upstream_error", 504: "upstream_timeout"}[status]
+    return Whole(status, (_JSON,), dialect.error(status, code, message))
