@@ -28,7 +28,9 @@ run: $(STAMP) ## Run everything, with the demo upstream or UPSTREAM=https://…
 
 .PHONY: test
 test: $(STAMP) ## Run all tests (ARGS='-k words' for some)
-	@$(BIN)/python -m pytest $(ARGS)
+	@# Two at a time; then those that measure latencies. 5 is pytest's "none of these was asked for".
+	@$(BIN)/python -m pytest -m "not alone" -n 2 --dist loadfile $(ARGS) || test $$? -eq 5
+	@$(BIN)/python -m pytest -m alone $(ARGS) || test $$? -eq 5
 
 .PHONY: check
 check: $(STAMP) ## Lint, formatting and types, as CI does

@@ -24,7 +24,7 @@ def test_the_package_exports_exactly_this() -> None:
     for name in cachesvc.__all__:
         assert getattr(cachesvc, name) is not None
     with pytest.raises(AttributeError):
-        _ = cachesvc.Nothing  # type: ignore[attr-defined]
+        _ = cachesvc.Nothing
 
 
 def test_the_version_is_the_packages() -> None:

@@ -236,8 +236,6 @@ def quantise(exact: Path, integer: Path) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     source, target = map(Path, arguments)
-    # The quantiser advises a pass over the graph that ours does not need.
-    logging.disable(logging.WARNING)
     try:
         build(source, target)
     except CacheError as exc:
@@ -247,4 +245,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    # The quantiser advises a pass over the graph that ours does not need.
+    logging.disable(logging.WARNING)
     sys.exit(main(sys.argv[1:]))

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.alone
+
 BUDGET_MS = 50
 SLACK_MS = 10
 PER_SECOND = 40
