@@ -68,7 +68,7 @@ def _main(name: str, work: Work, ready: Callable[[list[str]], None]) -> Coroutin
 
 async def _serve_demo(port: int, ready: Callable[[list[str]], None]) -> None:
     from cachesvc.demo import DemoUpstream
-    from cachesvc.server import Listener, install_stop_signals, run
+    from cachesvc.edge.server import Listener, install_stop_signals, run
 
     stop = asyncio.Event()
     install_stop_signals(asyncio.get_running_loop(), stop)

@@ -27,20 +27,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dialects": {"core", "errors"},
     "embed": {"config", "errors"},
     "store": {"core", "errors"},
-    "server": {"errors", "server_handshake", "server_limits", "server_protocol", "service"},
-    "server_protocol": {"server_limits"},
-    "server_handshake": set(),
-    "server_limits": set(),
+    "edge": {"errors"},
     "service": {
-        *("__init__", "config", "config_checks", "core", "errors", "server", "store", "wire"),
+        *("__init__", "config", "config_checks", "core", "edge", "errors", "store", "wire"),
     },
     "proxy": {
-        *("config", "config_checks", "core", "dialects", "embed", "errors", "server", "wire"),
+        *("config", "config_checks", "core", "dialects", "embed", "edge", "errors", "wire"),
     },
     "client": {"core", "errors", "wire"},
     "certificates": {"errors"},
     "demo": set(),
-    "part": {"config", "demo", "errors", "proxy", "server", "service"},
+    "part": {"config", "demo", "edge", "errors", "proxy", "service"},
     "supervise": {"errors", "part"},
     "commands": {
         *("__init__", "certificates", "client", "config", "config_checks", "core", "embed"),
@@ -57,7 +54,7 @@ ONLY_IN: dict[str, set[str]] = {
     "sqlalchemy": {"store"},  # in the process that migrates
     "alembic": {"store"},
     "starlette": {"service"},
-    "uvicorn": {"server", "server_protocol", "server_handshake"},
+    "uvicorn": {"edge"},
     "aiohttp": {"proxy"},
     "httpx": {"client", "embed", "commands"},
     "http_sfv": {"proxy"},

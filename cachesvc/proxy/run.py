@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from cachesvc.config_checks import split_listen
 from cachesvc.dialects.openai_chat import OpenAIChat
+from cachesvc.edge.server import Listener, install_stop_signals
+from cachesvc.edge.server import run as run_server
 from cachesvc.embed.factory import create
 from cachesvc.errors import ConfigError, EmbedError
 from cachesvc.proxy.app import ProxyApp
@@ -26,8 +28,6 @@ from cachesvc.proxy.relay import Relay
 from cachesvc.proxy.seam import Circuit, Guard
 from cachesvc.proxy.telemetry import Telemetry
 from cachesvc.proxy.transport import Transport
-from cachesvc.server import Listener, install_stop_signals
-from cachesvc.server import run as run_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from cachesvc.config_checks import split_listen
 from cachesvc.core.policy import Policy
+from cachesvc.edge.server import Listener, ServerTLS, install_stop_signals
+from cachesvc.edge.server import run as run_server
 from cachesvc.errors import ConfigError, StoreError
-from cachesvc.server import Listener, ServerTLS, install_stop_signals
-from cachesvc.server import run as run_server
 from cachesvc.service.app import create_app, create_open_app
 from cachesvc.service.faults import FaultLog, describe, log
 from cachesvc.service.identity import LOCAL, Identities

@@ -11,7 +11,7 @@ from typing import Any
 
 import uvloop
 
-from cachesvc.server import Listener, install_stop_signals, run
+from cachesvc.edge.server import Listener, install_stop_signals, run
 
 _MESSAGE = {"role": "assistant", "content": "Paris. " * 40}
 BODY = json.dumps(

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from cachesvc.server import ServerTLS
+from cachesvc.edge.server import ServerTLS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 import uvloop
 
+from cachesvc.edge.server import Listener, run
 from cachesvc.errors import Unauthenticated
-from cachesvc.server import Listener, run
 from cachesvc.service.identity import Identities
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from cachesvc.server import ServerTLS
-    from cachesvc.server_limits import Limits
+    from cachesvc.edge.limits import Limits
+    from cachesvc.edge.server import ServerTLS
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,

@@ -16,8 +16,8 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from cachesvc import certificates, config
+from cachesvc.edge.server import ServerTLS
 from cachesvc.errors import ConfigError
-from cachesvc.server import ServerTLS
 from cachesvc.service.identity import Identities
 from tests.edge.running import App, Running
 

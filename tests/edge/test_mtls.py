@@ -70,7 +70,7 @@ def test_a_bad_certificate_is_refused(
 def test_refusals_are_logged_with_their_reason_and_not_one_by_one(
     edge: Running, ca: CA, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", "cachesvc.server")
+    caplog.set_level("INFO", "cachesvc.edge")
     context = ca.client_context(ca.issue([NAME], start=-2 * HOUR, end=-HOUR))
     for _ in range(20):
         assert is_refused(edge, context)

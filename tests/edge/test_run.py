@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from cachesvc.edge.server import Listener, ServerTLS, install_stop_signals, run
 from cachesvc.errors import ConfigError, StartError
-from cachesvc.server import Listener, ServerTLS, install_stop_signals, run
 from tests.edge.pki import uri
 from tests.edge.running import LOOPS, App, Running, get, read_all, read_until
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cachesvc.server_limits import Limits
+from cachesvc.edge.limits import Limits
 from tests.edge.pki import uri
 from tests.edge.running import App, Running, get, read_all, read_until
 

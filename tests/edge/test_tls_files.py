@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from cryptography.hazmat.primitives import serialization
 
+from cachesvc.edge.tls import server_context
 from cachesvc.errors import ConfigError
-from cachesvc.service.tls import server_context
 from tests.edge.pki import SERVER, uri
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ import msgspec
 import uvloop
 
 from cachesvc.config import Service, Settings
+from cachesvc.edge.server import Listener, run
 from cachesvc.errors import Unauthenticated
-from cachesvc.server import Listener, run
 from cachesvc.service.app import create_app
 from cachesvc.service.identity import LOCAL, Caller, Identities
 from cachesvc.service.telemetry import Telemetry

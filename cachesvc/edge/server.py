@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 from uvicorn.server import ServerState
 
+from cachesvc.edge.handshake import TLSAcceptor
+from cachesvc.edge.limits import Limits
+from cachesvc.edge.protocol import EdgeProtocol
 from cachesvc.errors import StartError
-from cachesvc.server_handshake import TLSAcceptor
-from cachesvc.server_limits import Limits
-from cachesvc.server_protocol import EdgeProtocol
 
 if TYPE_CHECKING:
     import ssl
@@ -249,6 +249,6 @@ def _context(tls: ServerTLS | None) -> ssl.SSLContext | None:
     if tls is None:
         return None
     # Imported here: the proxy listens without TLS and is installed without the service.
-    from cachesvc.service.tls import server_context
+    from cachesvc.edge.tls import server_context
 
     return server_context(tls.cert_file, tls.key_file, tls.client_ca_file)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from cachesvc.server_limits import Limits, Refused, check_head
+from cachesvc.edge.limits import Limits, Refused, check_head
 
 if TYPE_CHECKING:
     import asyncio

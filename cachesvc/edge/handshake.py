@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-logger = logging.getLogger("cachesvc.server")
+logger = logging.getLogger("cachesvc.edge")
 
 # A peer that never answers our close_notify is dropped after this.
 _SHUTDOWN_SECONDS = 1.0

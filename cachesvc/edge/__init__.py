@@ -1,0 +1,1 @@
+"""The network edge that both shells stand behind: listeners, strict HTTP, TLS."""
