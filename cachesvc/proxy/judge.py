@@ -12,6 +12,7 @@ from cachesvc.core.steering import read_steering
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Mapping, Sequence
 
     from cachesvc.config import Settings
     from cachesvc.core.ask import Ask
@@ -39,7 +40,8 @@ class Judged:
     ask: Ask
     target: Target
     scope: str
-    credential: str
+    headers: Mapping[str, Sequence[str]] = field(repr=False)
+    secret: bytes = field(repr=False)
     exact_key: str
     question: Question | None
     steering: Steering
@@ -52,6 +54,11 @@ class Judged:
     @property
     def model(self) -> str:
         return effective_model(self.ask, self.target)
+
+    @property
+    def credential(self) -> str:
+        """A name for the caller's credential; made when asked for, which most hits never do."""
+        return credential_of(self.headers, self.secret)
 
     @property
     def not_put(self) -> Reason | None:
@@ -102,7 +109,8 @@ class Judge:
             ask=ask,
             target=target,
             scope=scope_of(request.headers, policy, self._secret),
-            credential=credential_of(request.headers, self._secret),
+            headers=request.headers,
+            secret=self._secret,
             exact_key=exact_key(ask, target).hex(),
             question=question(ask, policy),
             steering=steering,

@@ -63,7 +63,7 @@ class Lookups:
     async def _outcome(self, judged: Judged, budget: Budget) -> Found | Miss | Bypass:
         if judged.bypass is not None:
             return judged.bypass
-        if self._proofs.missing(judged.policy, judged.credential):
+        if self._proofs.missing(judged):
             return Miss(Reason.CREDENTIAL_UNPROVEN)
         if not self._circuit.would_allow():
             return Miss(Reason.CIRCUIT_OPEN)

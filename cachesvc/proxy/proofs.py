@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cachesvc.core.policy import Policy
+    from cachesvc.proxy.judge import Judged
 
 _MOST = 100_000
 _REFUSED = (401, 403)
@@ -26,11 +26,11 @@ class Proofs:
         self._most = most
         self._accepted: OrderedDict[str, float] = OrderedDict()
 
-    def missing(self, policy: Policy, credential: str) -> bool:
+    def missing(self, judged: Judged) -> bool:
         """The policy shares answers beyond the credential, and this one has shown nothing yet."""
-        if not self._seconds or policy.sharing != "shared":
+        if not self._seconds or judged.policy.sharing != "shared":
             return False
-        accepted = self._accepted.get(credential)
+        accepted = self._accepted.get(judged.credential)
         return accepted is None or self._clock() - accepted > self._seconds
 
     def learn(self, credential: str, status: int) -> None:
