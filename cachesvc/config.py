@@ -192,12 +192,16 @@ def load(path: str | None, flags: Mapping[str, Any] | None = None) -> Settings:
     Raises ConfigError.
     """
     path = path or os.environ.get("CACHESVC_CONFIG") or None
-    tree = _read_file(path) if path else {}
-    _overlay_environment(tree, Settings, "CACHESVC", ())
+    environment: dict[str, Any] = {}
+    _read_environment(environment, Settings, "CACHESVC", ())
+    flagged: dict[str, Any] = {}
     for dotted, value in (flags or {}).items():
         if value is not None:
-            _set(tree, tuple(dotted.split(".")), value)
-    _read_secret_files(tree)
+            _set(flagged, tuple(dotted.split(".")), value)
+    tree: dict[str, Any] = {}
+    for source in (_read_file(path) if path else {}, environment, flagged):
+        _read_secret_files(source)
+        _merge(tree, source)
     tree.setdefault("data_dir", "")
     tree["data_dir"] = str(Path(tree["data_dir"] or default_data_dir()).expanduser().absolute())
     try:
@@ -231,7 +235,7 @@ def _read_file(path: str) -> dict[str, Any]:
         raise ConfigError(f"{path}: is not TOML: {exc}") from exc
 
 
-def _overlay_environment(
+def _read_environment(
     tree: dict[str, Any], section: type[msgspec.Struct], prefix: str, at: tuple[str, ...]
 ) -> None:
     # Unknown CACHESVC_* variables are left alone: Kubernetes sets CACHESVC_SERVICE_HOST and more
@@ -239,7 +243,7 @@ def _overlay_environment(
     for field in msgspec.structs.fields(section):
         name, where = f"{prefix}_{field.name.upper()}", (*at, field.name)
         if isinstance(field.type, type) and issubclass(field.type, Section):
-            _overlay_environment(tree, field.type, name, where)
+            _read_environment(tree, field.type, name, where)
         elif field.name != "identity" and name in os.environ:
             _set(tree, where, _from_text(os.environ[name], field.type, name))
 
@@ -266,21 +270,36 @@ def _set(tree: dict[str, Any], where: tuple[str, ...], value: Any) -> None:
     tree[where[-1]] = value
 
 
-def _read_secret_files(tree: dict[str, Any]) -> None:
+def _merge(tree: dict[str, Any], source: dict[str, Any]) -> None:
+    """Lay `source` over `tree`, table by table."""
+    for name, value in source.items():
+        below = tree.get(name)
+        if isinstance(below, dict) and isinstance(value, dict) and name != "forced":
+            _merge(below, value)
+        else:
+            tree[name] = value
+
+
+def _read_secret_files(source: dict[str, Any]) -> None:
+    """Put the secrets of one source's files in their place, so that it outranks lower sources."""
     for section, field in (
         ("service", "database_url"),
         ("proxy", "scope_secret"),
         ("embed", "api_key"),
     ):
-        table = tree.get(section)
-        if not isinstance(table, dict) or not isinstance(table.get(f"{field}_file"), str):
+        table = source.get(section)
+        path = table.get(f"{field}_file") if isinstance(table, dict) else None
+        if not isinstance(table, dict) or not isinstance(path, str) or not path:
             continue
-        path = table[f"{field}_file"]
-        if path and not table.get(field):
-            try:
-                table[field] = Path(path).read_text("utf-8").strip()
-            except (OSError, UnicodeDecodeError) as exc:
-                raise ConfigError(f"{section}.{field}_file: {path} cannot be read") from exc
+        where = f"{section}.{field}_file"
+        if table.get(field):
+            raise ConfigError(f"{where}: is set together with {section}.{field}; set one of them")
+        try:
+            table[field] = Path(path).read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ConfigError(f"{where}: {path} cannot be read") from exc
+        if not table[field]:
+            raise ConfigError(f"{where}: {path} is empty")
 
 
 def _one_line(message: str) -> str:

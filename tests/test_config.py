@@ -73,6 +73,26 @@ def test_a_secret_comes_from_a_file_and_is_never_shown(tmp_path: Path) -> None:
     assert "hunter2" not in repr(settings)
 
 
+def test_a_secret_file_of_a_higher_source_goes_before_a_secret_of_a_lower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, '[proxy]\nscope_secret = "the secret of the file"\n')
+    secret = tmp_path / "secret"
+    secret.write_text("the secret of the environment", "utf-8")
+    monkeypatch.setenv("CACHESVC_PROXY_SCOPE_SECRET_FILE", str(secret))
+    assert config.load(path).proxy.scope_secret == "the secret of the environment"
+    monkeypatch.setenv("CACHESVC_PROXY_SCOPE_SECRET", "both are set in one place")
+    with pytest.raises(ConfigError, match=r"proxy.scope_secret_file: is set together"):
+        config.load(path)
+
+
+def test_an_empty_secret_file_is_refused(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("\n", "utf-8")
+    with pytest.raises(ConfigError, match=r"proxy.scope_secret_file: .* is empty"):
+        config.load(None, {"proxy.scope_secret_file": str(secret)})
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [

@@ -128,7 +128,8 @@ def _headers(given: tuple[str, ...]) -> dict[str, list[str]]:
         name, colon, value = header.partition(":")
         if not colon:
             raise ConfigError(f"--header: {header!r} must be `Name: value`")
-        read.setdefault(name.strip().lower(), []).append(value.strip())
+        as_sent = value.strip().encode("utf-8", "surrogateescape").decode("latin-1")
+        read.setdefault(name.strip().lower(), []).append(as_sent)
     return read
 
 

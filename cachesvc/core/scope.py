@@ -17,7 +17,7 @@ SHARED = "shared"
 
 
 def scope_of(headers: Mapping[str, Sequence[str]], policy: Policy, secret: bytes) -> str:
-    """The scope of a request under a policy.
+    """The scope of a request under a policy. Header values are their bytes, read as latin-1.
 
     base64url(HMAC-SHA-256(secret, list)): the list holds each credential header that is present
     (unless the policy shares) and each of `scope_headers` in the order given, length-prefixed, so
@@ -38,7 +38,8 @@ def credential_of(headers: Mapping[str, Sequence[str]], secret: bytes) -> str:
 
 def _part(name: str, values: Sequence[str] | None) -> bytes:
     items = [name, *(values or ())]
-    encoded = [item.encode("utf-8", "surrogateescape") for item in items]
+    # Header values are the bytes that were sent, read as latin-1; so are they again here.
+    encoded = [item.encode("latin-1") for item in items]
     count = b"absent" if values is None else b"%d" % len(values)
     return count + b"".join(b":%d:%s" % (len(item), item) for item in encoded)
 

@@ -120,6 +120,10 @@ def test_the_scope_of_a_key_is_what_the_proxy_sends(up: Up, tmp_path: Path) -> N
     expected = scope_of({"authorization": ["Bearer sk-1"]}, Policy(), b"a secret of this test")
     assert out.strip() == expected
     assert "sk-1" not in out
+    accented = ("policy", "scope", "-H", "Authorization: Bearer jos\u00e9", "default")
+    code, out, _ = run(up, *accented, data_dir=tmp_path)
+    as_sent = "Bearer jos\u00e9".encode().decode("latin-1")
+    assert out.strip() == scope_of({"authorization": [as_sent]}, Policy(), b"a secret of this test")
 
 
 def test_the_database_is_migrated_down_and_up_from_the_command_line(tmp_path: Path) -> None:
