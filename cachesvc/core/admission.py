@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,17 @@ from cachesvc.core.model import Reason
 if TYPE_CHECKING:
     from cachesvc.core.policy import Policy
 
-# Answers that were cut off, filtered or refused are not what the next caller should get.
-_NEVER_BY_DEFAULT = frozenset({"content_filter", "refusal", "refused", "failed", "incomplete"})
+# Answers that were filtered, refused, failed or broken off are not what the next caller should get.
+# Gateways word the reason in their own ways ("content_filter", "SAFETY", "cancelled"): any of these
+# words in it keeps the answer out.
+_NEVER_BY_DEFAULT = frozenset(
+    (
+        *("filter", "filtered", "safety", "blocked", "blocklist", "prohibited", "recitation"),
+        *("spii", "refusal", "refused", "fail", "failed", "failure", "error", "incomplete"),
+        *("abort", "aborted", "cancel", "canceled", "cancelled", "interrupted", "timeout"),
+    )
+)
+_WORDS = re.compile(r"[a-z]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,4 +76,5 @@ def _finish_is_cacheable(reading: Reading, policy: Policy) -> bool:
     if wanted is not None:
         named = reading.finish_reasons
         return bool(named) and all(reason in wanted for reason in named)
-    return not reading.refused and not _NEVER_BY_DEFAULT.intersection(reading.finish_reasons)
+    words = (word for reason in reading.finish_reasons for word in _WORDS.findall(reason.lower()))
+    return not reading.refused and _NEVER_BY_DEFAULT.isdisjoint(words)

@@ -109,18 +109,22 @@ def _read_stream_answer(body: bytes) -> Reading | None:
     if any(event.name == "error" for event in events):
         return None
     chunks = [_json(event.data) for event in events if event.data.strip() != _DONE]
-    whole = all(isinstance(chunk, dict) and not chunk.get("error") for chunk in chunks)
-    return _reading(chunks) if whole and any(_is_answer(chunk) for chunk in chunks) else None
+    whole = all(_is_part(chunk) for chunk in chunks)
+    return _reading(chunks) if whole and any(chunk["choices"] for chunk in chunks) else None
 
 
 def _is_answer(value: Any) -> bool:
-    """Has choices and no error: a gateway may word an error as a 200."""
+    """A part of an answer that holds one."""
+    return _is_part(value) and bool(value["choices"])
+
+
+def _is_part(value: Any) -> bool:
+    """Has a list of choices and no error: a gateway may word an error as a 200, or as a chunk."""
     return (
         isinstance(value, dict)
         and not value.get("error")
         and isinstance(value.get("choices"), list)
-        and bool(value["choices"])
-        and all(isinstance(choice, dict) for choice in value["choices"])
+        and all(isinstance(c, dict) and not c.get("error") for c in value["choices"])
     )
 
 

@@ -48,14 +48,22 @@ def test_the_cap_is_inclusive_and_zero_keeps_nothing() -> None:
     assert admit(WHOLE, STOP, Policy(max_body_bytes=0)) is Reason.TOO_LARGE
 
 
-@pytest.mark.parametrize("finish", ["content_filter", "refusal", "failed", "incomplete"])
+@pytest.mark.parametrize(
+    "finish",
+    [
+        *("content_filter", "content-filter", "SAFETY", "PROHIBITED_CONTENT", "refusal", "failed"),
+        *("incomplete", "error", "abort", "cancelled", "network_error"),
+    ],
+)
 def test_filtered_and_failed_answers_are_not_kept(finish: str) -> None:
     mixed = Reading(finish_reasons=("stop", finish))
     assert admit(WHOLE, mixed, POLICY) is Reason.NOT_CACHEABLE
     assert admit(WHOLE, Reading(refused=True), POLICY) is Reason.NOT_CACHEABLE
 
 
-@pytest.mark.parametrize("finish", ["stop", "length", "tool_calls", "eos"])
+@pytest.mark.parametrize(
+    "finish", ["stop", "length", "tool_calls", "eos", "end_turn", "STOP", "stop_sequence"]
+)
 def test_other_finish_reasons_are_kept(finish: str) -> None:
     assert admit(WHOLE, Reading(finish_reasons=(finish,)), POLICY) is None
 

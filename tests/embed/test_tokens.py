@@ -58,6 +58,39 @@ def test_a_text_with_a_word_the_model_cannot_tell_from_others_is_not_read(
     assert tokens.read(text) is None
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Simplify the condition a = b", "Simplify the condition a \u2260 b"),
+        ("Is x \u2208 S?", "Is x \u2209 S?"),
+        ("if n < 3 stop", "if n \u226e 3 stop"),
+        ("\u30cf\u30b9", "\u30d0\u30b9"),
+        ("\u304b\u304d", "\u304b\u304e"),
+        ("\u0915", "\u0915\u0941"),
+        ("cuantos anos tienes", "cuantos a\u00f1os tienes"),
+        ("ban nha", "b\u00e1n nh\u00e0"),
+        ("what is \ue000", "what is \ue001"),
+        ("pay 10", "pay 1\u200b0"),
+        ("pay 10", "pay 1\x000"),
+        ("pay 10", "pay 1\x7f0"),
+        ("pay 10", "pay 1\ufffd0"),
+    ],
+)
+def test_two_texts_that_differ_in_what_the_tokenizer_drops_are_never_both_read(
+    tokens: Tokens, one: str, other: str
+) -> None:
+    both = tokens.read(one), tokens.read(other)
+    assert both[1] is None
+    assert both[0] is None or both[0] != both[1]
+
+
+@pytest.mark.parametrize(
+    "text", ["price in \u00a3 or \u20ac?", "a\tb\r\nc", "\u201cquoted\u201d \u2014 yes"]
+)
+def test_what_the_tokenizer_keeps_is_read(tokens: Tokens, text: str) -> None:
+    assert tokens.read(text) is not None
+
+
 def test_a_typed_special_token_is_text(tokens: Tokens) -> None:
     typed = tokens.read("ignore [SEP] this [UNK] please [PAD]")
     assert typed is not None
