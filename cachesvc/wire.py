@@ -105,7 +105,7 @@ class PutReply(msgspec.Struct, kw_only=True):
 
 
 class PurgeRequest(msgspec.Struct, kw_only=True):
-    """`POST /cache/purge`: selectors and-ed, at least one."""
+    """`POST /cache/purge`: selectors and-ed, at least one; no tags are no selector."""
 
     policy_id: PolicyId | None = None
     scope: Label | None = None
@@ -238,7 +238,8 @@ def check_purge(request: PurgeRequest) -> None:
         "prompt_text",
         "entry_id",
     )
-    if all(getattr(request, name) is None for name in selectors):
+    # Every entry has all of no tags: an empty list selects nothing, or it would select everything.
+    if all(getattr(request, name) in (None, []) for name in selectors):
         raise BadRequest(f"purge: at least one of {', '.join(selectors)} is required")
     if request.policy_id is not None:
         check_policy_id(request.policy_id)

@@ -61,6 +61,7 @@ CREATE TABLE public.policies (
     semantic_ttl_seconds integer NOT NULL,
     exact_floor timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
     semantic_floor timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    alias_floor timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
     purged_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL
 );
 

@@ -107,13 +107,20 @@ def read_policy(document: bytes, policy_id: str, *, messagepack: bool = False) -
         decode = msgspec.msgpack.decode if messagepack else msgspec.json.decode
         policy = decode(document, type=Policy)
     except msgspec.ValidationError as exc:
-        if "unknown field" in str(exc):
-            raise Invalid(f"policy: {exc}") from exc
-        raise BadRequest(f"policy: {exc}") from exc
+        raise _misfit(str(exc)) from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise BadRequest("policy: the body cannot be read") from exc
     check_policy(policy, policy_id)
     return msgspec.structs.replace(policy, id="", generation=0)
+
+
+def _misfit(message: str) -> BadRequest | Invalid:
+    """msgspec's complaint about a document that can be read, as ours."""
+    what, _, where = message.partition(" - at `$")
+    if "out of range" in what:  # 1e400: a number as the grammar has it, but none that we can keep
+        return Invalid(f"policy{where.rstrip('`')}: must be finite")
+    kind = Invalid if "unknown field" in what else BadRequest
+    return kind(f"policy: {message}")
 
 
 def check_policy(policy: Policy, policy_id: str) -> None:

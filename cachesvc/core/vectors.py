@@ -19,6 +19,12 @@ MAX_DIMENSIONS = 3984  # pgvector indexes halfvec up to 4,000; 16 are kept for a
 MIN_NORM = 1e-12
 
 
+def check_dimensions(number: int, field: str = "embedding") -> None:
+    """Raises Invalid when there are none, or too many. It costs nothing, whatever was sent."""
+    if not 1 <= number <= MAX_DIMENSIONS:
+        raise Invalid(f"{field}: {number} dimensions; must be 1 to {MAX_DIMENSIONS}")
+
+
 def read_vector(embedding: Sequence[float] | bytes, *, field: str = "embedding") -> Vector:
     """The unit vector, float64, shape (d,), of numbers or of little-endian float32 bytes.
 
@@ -28,11 +34,11 @@ def read_vector(embedding: Sequence[float] | bytes, *, field: str = "embedding")
     if isinstance(embedding, bytes):
         if len(embedding) % 4:
             raise Invalid(f"{field}: {len(embedding)} bytes are not a whole number of float32")
+        check_dimensions(len(embedding) // 4, field)
         vector = np.frombuffer(embedding, dtype="<f4").astype(np.float64)
     else:
+        check_dimensions(len(embedding), field)
         vector = np.array(embedding, dtype=np.float64)
-    if not 1 <= vector.size <= MAX_DIMENSIONS:
-        raise Invalid(f"{field}: {vector.size} dimensions; must be 1 to {MAX_DIMENSIONS}")
     largest = float(np.max(np.abs(vector)))
     if not np.isfinite(largest):
         raise Invalid(f"{field}: every value must be finite")

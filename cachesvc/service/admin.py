@@ -85,7 +85,7 @@ class Admin:
             tenant=call.caller.tenant,
             policy_id=request.policy_id,
             scope=request.scope,
-            tags=None if request.tags is None else tuple(request.tags),
+            tags=tuple(request.tags) if request.tags else None,
             model=request.model,
             older_than_seconds=request.older_than_seconds,
             prompt_text=request.prompt_text,
@@ -107,13 +107,12 @@ class Admin:
 
     async def delete_entry(self, call: Call) -> Reply:
         call.require("admin")
-        selection = Selection(tenant=call.caller.tenant, entry_id=_entry_id(call))
-        matched, purged = await self._bounds.run(
-            self._store.purge(selection, dry_run=False), _PATIENT_SECONDS
+        gone = await self._bounds.run(
+            self._store.delete_entry(call.caller.tenant, _entry_id(call)), _PATIENT_SECONDS
         )
-        if not matched:
+        if not gone:
             raise _entry_not_found()
-        self._telemetry.evicted("purged", purged)
+        self._telemetry.evicted("purged", 1)
         return Reply(status=204)
 
     async def stats(self, call: Call) -> Reply:

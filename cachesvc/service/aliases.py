@@ -26,12 +26,19 @@ class Aliases:
         self._writing: set[asyncio.Task[None]] = set()
         self._faults = FaultLog("alias")
 
-    def leave(self, place: Place, exact_key: bytes, entry_id: UUID, similarity: float) -> None:
-        """Start writing an alias: exact key (32 bytes) -> entry."""
+    def leave(
+        self,
+        place: Place,
+        exact_key: bytes,
+        entry_id: UUID,
+        similarity: float,
+        revision: int | None,
+    ) -> None:
+        """Start writing an alias: exact key (32 bytes) -> entry; `revision` as in the store."""
         if len(self._writing) >= _AT_MOST:
             self._telemetry.failed("alias")
             return
-        task = asyncio.create_task(self._write(place, exact_key, entry_id, similarity))
+        task = asyncio.create_task(self._write(place, exact_key, entry_id, similarity, revision))
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
 
@@ -43,10 +50,15 @@ class Aliases:
                 task.cancel()
 
     async def _write(
-        self, place: Place, exact_key: bytes, entry_id: UUID, similarity: float
+        self,
+        place: Place,
+        exact_key: bytes,
+        entry_id: UUID,
+        similarity: float,
+        revision: int | None,
     ) -> None:
         try:
-            await self._store.add_alias(place, exact_key, entry_id, similarity)
+            await self._store.add_alias(place, exact_key, entry_id, similarity, revision)
         except (StoreError, NotFound) as exc:
             self._telemetry.failed("alias")
             self._faults.failed(exc.message)

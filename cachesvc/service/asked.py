@@ -40,12 +40,13 @@ def read_asked(tenant: str, request: LookupRequest) -> Asked:
     if max_age is not None:
         # Nothing lives longer, and the database's intervals have an end.
         max_age = min(max_age, float(MAX_TTL_SECONDS))
-    exact = None if key is None or after_exact else ExactQuery(place, key, max_age)
+    space, partition = request.space or "", bytes.fromhex(request.partition or "")
+    exact = None
+    if key is not None and not after_exact:
+        exact = ExactQuery(place, key, max_age, space, partition)
     nearest = None
     if request.embedding is not None:
-        vector = read_vector(request.embedding)
-        partition = bytes.fromhex(request.partition or "")
-        space, top_k = request.space or "", request.top_k or 0
+        vector, top_k = read_vector(request.embedding), request.top_k or 0
         nearest = NearestQuery(place, partition, space, vector, top_k, max_age)
     return Asked(place, key, after_exact, exact, nearest, request.threshold)
 

@@ -48,15 +48,22 @@ class Bounds:
         if len(self._running) >= self._places:
             work.close()
             raise Busy
-        task = asyncio.create_task(work)
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(work)
         self._running.add(task)
+        # What asyncio.wait() does for one task, at a third of its price.
+        ended: asyncio.Future[None] = loop.create_future()
+        timer = loop.call_later(seconds or self._seconds, _settle, ended)
         task.add_done_callback(self._over)
+        task.add_done_callback(lambda _: _settle(ended))
         try:
-            done, _ = await asyncio.wait((task,), timeout=seconds or self._seconds)
+            await ended
         except asyncio.CancelledError:
             task.cancel()
             raise
-        if done:
+        finally:
+            timer.cancel()
+        if task.done():
             return task.result()
         task.cancel()
         late = StoreUnavailable()
@@ -73,3 +80,8 @@ class Bounds:
             self._faults.fine()
         elif isinstance(error, StoreUnavailable):
             self._faults.failed(error.message)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -15,10 +15,13 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from cachesvc.core.policy import Policy, read_policy
-from cachesvc.errors import BadRequest, Invalid, UnsupportedMedia
+from cachesvc.errors import BadRequest, Invalid, TooLarge, UnsupportedMedia
+from cachesvc.service.lengths import LARGE, check_lengths
+from cachesvc.service.surrogates import halved_pair
 from cachesvc.wire import EntryReply, LookupReply, LookupRequest, PurgeRequest, PutRequest
 
 _T = TypeVar("_T")
+_MAX_POLICY_BYTES = 256 * 1024
 _NIL = b"\xc0"
 _JSON_SPACE = b" \t\n\r"
 
@@ -87,6 +90,8 @@ class Reader(Generic[_T]):
     def read(self, body: bytes, format: Format) -> _T:
         """Raises BadRequest, naming the field; Invalid for a number past float64."""
         try:
+            if len(body) > LARGE:
+                check_lengths(body, messagepack=format is Format.MESSAGEPACK)
             if format is Format.MESSAGEPACK:
                 return self._messagepack.decode(body)
             # Raw and unknown fields would let invalid UTF-8 through.
@@ -97,8 +102,11 @@ class Reader(Generic[_T]):
             raise BadRequest("body: holds text that is not UTF-8") from exc
         except RecursionError as exc:
             raise BadRequest("body: nests too deeply") from exc
-        except msgspec.MsgspecError as exc:
+        except msgspec.ValidationError as exc:
             raise _refusal(str(exc)) from exc
+        except msgspec.MsgspecError as exc:
+            halved = None if format is Format.MESSAGEPACK else halved_pair(body)
+            raise halved or _refusal(str(exc)) from exc
 
 
 def _refusal(message: str) -> BadRequest | Invalid:
@@ -138,7 +146,9 @@ def read_purge(body: bytes, format: Format) -> PurgeRequest:
 
 
 def read_policy_body(body: bytes, format: Format, policy_id: str) -> Policy:
-    """A policy; a null field is an absent one. Raises BadRequest or Invalid."""
+    """A policy; a null field is an absent one. Raises BadRequest, Invalid or TooLarge."""
+    if len(body) > _MAX_POLICY_BYTES:
+        raise TooLarge(f"policy: is over {_MAX_POLICY_BYTES:,} bytes")
     fields = _FIELDS.read(body, format)
     nil = _NIL if format is Format.MESSAGEPACK else b"null"
     kept = {name: value for name, value in fields.items() if bytes(value) != nil}
@@ -176,5 +186,6 @@ def _json_text(packed: bytes) -> bytes:
         text.decode("utf-8")
         msgspec.json.decode(text, type=Raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-        raise BadRequest("response: is not JSON text in UTF-8") from exc
+        halved = halved_pair(b'{"response":%s}' % text)
+        raise halved or BadRequest("response: is not JSON text in UTF-8") from exc
     return text

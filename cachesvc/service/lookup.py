@@ -12,6 +12,7 @@ from cachesvc.service import codec
 from cachesvc.service.asked import closed_door, read_asked
 from cachesvc.service.exchange import Reply
 from cachesvc.service.judged import counted, judged_by, more_telling, told, unasked
+from cachesvc.store.base import UNREAD
 from cachesvc.wire import check_lookup
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from cachesvc.service.judged import Judged
     from cachesvc.service.policies import Policies
     from cachesvc.service.telemetry import Telemetry
-    from cachesvc.store.base import EntryStore, Found, PolicyRow
+    from cachesvc.store.base import EntryStore, Found, NearestQuery, PolicyRow
 
 _ATTEMPTS = 4
 
@@ -87,22 +88,36 @@ class Lookup:
             if isinstance(judged.outcome, Hit) or found.revision != row.revision:
                 return judged
         if asked.nearest is not None and policy.has(Tier.SEMANTIC):
-            query = asked.nearest
-            if not query.top_k:
-                query = dataclasses.replace(query, top_k=policy.top_k)
-            with self._telemetry.stage("nearest"):
-                found = await self._store.find_nearest(query)
-            outcome = self._decide_nearest(found, policy, asked)
+            found, outcome = await self._nearest(asked, asked.nearest, policy)
             judged = judged_by(more_telling(judged.outcome, outcome), row, found)
         return judged
+
+    async def _nearest(
+        self, asked: Asked, query: NearestQuery, policy: Policy
+    ) -> tuple[Found, Hit | Miss]:
+        """What is near and the outcome; a hit has its answer, which is mostly there already."""
+        threshold = policy.effective_threshold(asked.threshold)
+        top_k = query.top_k or policy.top_k
+        query = dataclasses.replace(query, top_k=top_k, served_from=threshold)
+        with self._telemetry.stage("nearest"):
+            found = await self._store.find_nearest(query)
+        while True:
+            outcome = self._decide_nearest(found, policy, threshold)
+            if isinstance(outcome, Miss) or outcome.candidate.answer is not UNREAD:
+                return found, outcome
+            winner = outcome.candidate
+            answer = await self._store.answer(asked.place, winner.entry_id)
+            read = () if answer is None else (dataclasses.replace(winner, answer=answer),)
+            # One that went in between never was; the next one is asked.
+            others = tuple(one for one in found.candidates if one is not winner)
+            found = dataclasses.replace(found, candidates=read + others)
 
     def _decide_exact(self, found: Found, policy: Policy, asked: Asked) -> Hit | Miss:
         threshold = policy.effective_threshold(asked.threshold)
         dead = None if found.dead is None else Reason(found.dead)
         return decide_exact(found.candidates, policy, threshold=threshold, now=found.now, dead=dead)
 
-    def _decide_nearest(self, found: Found, policy: Policy, asked: Asked) -> Hit | Miss:
-        threshold = policy.effective_threshold(asked.threshold)
+    def _decide_nearest(self, found: Found, policy: Policy, threshold: float) -> Hit | Miss:
         with self._telemetry.stage("decide"):
             return decide_nearest(found.candidates, policy, threshold=threshold, now=found.now)
 
@@ -112,7 +127,8 @@ class Lookup:
             return
         # In shadow nothing is served, so nothing may change what later lookups see.
         if policy.has(Tier.EXACT) and not judged.shadowed:
-            self._aliases.leave(asked.place, asked.key, hit.candidate.entry_id, hit.similarity)
+            alias = asked.key, hit.candidate.entry_id, hit.similarity
+            self._aliases.leave(asked.place, *alias, judged.revision)
 
     def _count(self, asked: Asked, judged: Judged) -> None:
         telemetry, place, outcome = self._telemetry, asked.place, judged.outcome

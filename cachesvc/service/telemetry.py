@@ -22,11 +22,27 @@ if TYPE_CHECKING:
 _SERIES_AT_MOST = 1000  # (tenant, policy) pairs with series of their own
 _TENANTS_AT_MOST = 50
 _OTHER = "other"
+_STAGES = ("exact", "nearest", "decide", "total")
 _SECONDS = (
     *(0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005),
     *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
 )
 _SIMILARITIES = (0.0, 0.3, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.92, 0.94, 0.96, 0.98, 0.99, 1.0)
+
+
+class _Stage:
+    """Observes how long its block takes, whatever comes of it."""
+
+    __slots__ = ("_began", "_histogram")
+
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram = histogram
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._histogram.observe(time.perf_counter() - self._began)
 
 
 class Telemetry:
@@ -62,6 +78,10 @@ class Telemetry:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        # A child is found once: looking it up by its labels costs more than counting.
+        self._stages = {name: self._seconds.labels(name) for name in _STAGES}
+        self._lookup_children: dict[tuple[str, ...], Counter] = {}
+        self._token_children: dict[tuple[str, ...], tuple[Counter, Counter]] = {}
         self._failures = Counter(
             "cachesvc_fail_open",
             "What callers had to do without, by cause.",
@@ -95,16 +115,21 @@ class Telemetry:
     def saved(self, tenant: str, policy_id: str, prompt: int, completion: int) -> None:
         """Tokens that a hit made needless."""
         series = self.series(tenant, policy_id)
-        self._tokens.labels(*series, "prompt").inc(prompt)
-        self._tokens.labels(*series, "completion").inc(completion)
+        children = self._token_children.get(series)
+        if children is None:
+            labels = self._tokens.labels
+            children = labels(*series, "prompt"), labels(*series, "completion")
+            self._token_children[series] = children
+        children[0].inc(prompt)
+        children[1].inc(completion)
 
     def saw(self, tenant: str, policy_id: str, similarity: float) -> None:
         """The best similarity of a semantic lookup."""
         self._similarity.labels(*self.series(tenant, policy_id)).observe(similarity)
 
     def stage(self, name: str) -> AbstractContextManager[object]:
-        """Measures `exact`, `nearest`, `decide` or `total`."""
-        return self._seconds.labels(name).time()
+        """Measures one of the stages."""
+        return _Stage(self._stages[name])
 
     def failed(self, cause: str) -> None:
         """`unavailable`, `busy`, `internal` or `alias`."""
@@ -142,7 +167,11 @@ class Telemetry:
     def _write(self, counted: Counted) -> None:
         tenant, policy_id = counted.tenant, counted.policy_id
         series = self.series(tenant, policy_id)
-        self._lookups.labels(*series, counted.outcome, counted.tier, counted.reason).inc()
+        labels = (*series, counted.outcome, counted.tier, counted.reason)
+        child = self._lookup_children.get(labels)
+        if child is None:
+            child = self._lookup_children[labels] = self._lookups.labels(*labels)
+        child.inc()
         if counted.outcome != "bypass":
             self._tally[tenant, policy_id, "hits" if counted.outcome == "hit" else "misses"] += 1
 

@@ -59,6 +59,14 @@ class PostgresAdmin:
         await self._remove(Selection(tenant, policy_id), None)
         return True
 
+    async def delete_entry(self, tenant: str, entry_id: UUID) -> bool:
+        if not await self._database.rows(
+            statement("raise_generation"), tenant, None, entry_id, False
+        ):
+            return False
+        removed, _ = await self._remove(Selection(tenant, entry_id=entry_id), None)
+        return removed > 0
+
     async def purge(self, selection: Selection, *, dry_run: bool) -> tuple[int, int]:
         tenant, policy_id = selection.tenant, selection.policy_id
         if policy_id is not None:
@@ -74,8 +82,8 @@ class PostgresAdmin:
             statement("raise_generation"), tenant, policy_id, selection.entry_id, whole
         )
         oldest = raised[0]["oldest_generation"] if whole and raised else None
-        removed = await self._remove(selection, oldest)
-        return removed, removed
+        _, lived = await self._remove(selection, oldest)
+        return lived, lived
 
     async def entry(self, tenant: str, entry_id: UUID) -> EntryRow | None:
         row = await self._database.row(statement("entry"), tenant, entry_id)
@@ -116,17 +124,18 @@ class PostgresAdmin:
         if complaint:
             raise StoreUnavailable(complaint)
 
-    async def _remove(self, selection: Selection, oldest: int | None) -> int:
-        """Remove what a purge selects in batches; returns how many of them were still alive."""
-        removed, last = 0, _BEFORE_THE_FIRST
+    async def _remove(self, selection: Selection, oldest: int | None) -> tuple[int, int]:
+        """Remove what a purge selects in batches: how many, and how many of them still lived."""
+        removed, lived, last = 0, 0, _BEFORE_THE_FIRST
         while True:
             async with self._patient() as connection:
                 row = await connection.fetchrow(
                     statement("remove_selected"), *_selected(selection), oldest, last, _BATCH
                 )
             if row["last"] is None:
-                return removed
-            removed, last = removed + row["removed"], row["last"]
+                return removed, lived
+            removed, lived = removed + row["removed"], lived + row["lived"]
+            last = row["last"]
 
     @contextlib.asynccontextmanager
     async def _patient(self) -> AsyncIterator[_Patient]:

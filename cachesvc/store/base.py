@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from cachesvc.core.model import Answer
+
 if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from cachesvc.core.model import Answer, Candidate
+    from cachesvc.core.model import Candidate
     from cachesvc.core.policy import Policy
     from cachesvc.core.vectors import Vector
 
@@ -24,6 +26,10 @@ class PolicyRow:
     @property
     def generation(self) -> int:
         return self.policy.generation
+
+
+UNREAD = Answer(b"", None)
+"""Stands, by identity, for an answer that was not read from the database: never to be served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,23 +149,30 @@ class PolicyCount:
 
 @dataclass(frozen=True, slots=True)
 class ExactQuery:
+    """`space` and `partition`, where they are not empty, are what an alias's entry must be of."""
+
     place: Place
     exact_key: bytes
     max_age_seconds: float | None = None
+    space: str = ""
+    partition: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class NearestQuery:
+    """`served_from` is the similarity from which the nearest candidate's answer is wanted."""
+
     place: Place
     partition: bytes
     space: str
     vector: Vector = field(repr=False)
     top_k: int = 4
     max_age_seconds: float | None = None
+    served_from: float = -1.0
 
 
 class EntryStore(Protocol):
-    """The hot path: five verbs. Each raises StoreUnavailable when the database is away or slow.
+    """The hot path: six verbs. Each raises StoreUnavailable when the database is away or slow.
 
     `policy` returns None, and the others raise NotFound, where the tenant has no such policy.
     """
@@ -170,15 +183,30 @@ class EntryStore(Protocol):
         """The entry of this exact key, and the alias if there is one: at most two candidates."""
 
     async def find_nearest(self, query: NearestQuery) -> Found:
-        """The `top_k` live entries of the place, partition, space and dimension, nearest first."""
+        """The `top_k` live entries of the place, partition, space and dimension, nearest first.
+
+        At most the first of them comes with its answer; the others' is UNREAD.
+        """
+
+    async def answer(self, place: Place, entry_id: UUID) -> Answer | None:
+        """What a candidate of `find_nearest` holds; None when it does not live any more."""
 
     async def put(self, entry: NewEntry) -> Stored:
         """Keep an answer; an equal one is replaced in both tiers, with its aliases."""
 
     async def add_alias(
-        self, place: Place, exact_key: bytes, entry_id: UUID, similarity: float
+        self,
+        place: Place,
+        exact_key: bytes,
+        entry_id: UUID,
+        similarity: float,
+        revision: int | None = None,
     ) -> None:
-        """Let `exact_key` be answered by `entry_id`; nothing happens if that entry is gone."""
+        """Let `exact_key` be answered by `entry_id`.
+
+        Nothing happens if that entry is gone, or if the policy has another `revision` by now than
+        the one that the hit was judged under.
+        """
 
 
 class AdminStore(Protocol):
@@ -198,7 +226,11 @@ class AdminStore(Protocol):
     async def purge(self, selection: Selection, *, dry_run: bool) -> tuple[int, int]:
         """(matched, purged). Raises NotFound for a policy the tenant does not have."""
 
-    async def entry(self, tenant: str, entry_id: UUID) -> EntryRow | None: ...
+    async def entry(self, tenant: str, entry_id: UUID) -> EntryRow | None:
+        """One that was not purged, expired or not."""
+
+    async def delete_entry(self, tenant: str, entry_id: UUID) -> bool:
+        """Purge one entry; False for exactly those which `entry` does not find."""
 
     async def counts(self, tenant: str) -> list[PolicyCount]: ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -54,6 +55,7 @@ _SETTINGS = {
 class EmbeddedPostgres:
     """A server on `data_dir`/postgres, reachable through a private Unix socket only.
 
+    Its URL stays the same for as long as this object is used, however often it is started.
     Usable by one process at a time. Works as root (the server then runs as `nobody`) and not, and
     where the data directory lies under directories closed to everybody else.
     """
@@ -68,6 +70,7 @@ class EmbeddedPostgres:
         self._lock: cluster.Lock | None = None
         self._binaries: binaries.Binaries | None = None
         self._socket_folder = self._cluster
+        self._private_folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -123,7 +126,8 @@ class EmbeddedPostgres:
                     self._process.send_signal(number)
                     _wait(self._process, seconds)
             self._process = None
-        self._drop_socket_folder()
+        _remove(self._socket_folder)
+        self._socket_folder = self._cluster
         if self._binaries is not None:
             binaries.discard(self._binaries)
             self._binaries = None
@@ -135,7 +139,8 @@ class EmbeddedPostgres:
         self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._lock is None:
             self._lock = cluster.Lock(self._data_dir)
-        self._drop_socket_folder(cluster.socket_folder(self._cluster))
+        _remove(cluster.socket_folder(self._cluster))
+        _remove(self._socket_folder)
         cluster.clear(self._cluster)
         if self._process is not None:
             self._process.poll()
@@ -146,7 +151,7 @@ class EmbeddedPostgres:
             cluster.initialise(self._cluster, self._binaries, account)
         self._socket_folder = self._cluster
         if len(os.fsencode(self._cluster)) > _MAX_SOCKET_FOLDER_BYTES:
-            self._socket_folder = Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX, dir="/tmp"))
+            self._socket_folder = self._private_folder = _private_folder(self._private_folder)
             if account.uid != os.geteuid():
                 os.chown(self._socket_folder, account.uid, account.gid)
 
@@ -196,12 +201,23 @@ class EmbeddedPostgres:
         line = (faults or lines or ["no line in its log"])[-1]
         return line.partition("] ")[2] or line
 
-    def _drop_socket_folder(self, folder: Path | None = None) -> None:
-        """Remove a socket folder of ours outside the cluster, also one that a crash left."""
-        folder = folder or self._socket_folder
-        if folder.parent == Path("/tmp") and folder.name.startswith(_SOCKET_PREFIX):
-            shutil.rmtree(folder, ignore_errors=True)
-        self._socket_folder = self._cluster
+
+def _private_folder(last: Path | None) -> Path:
+    """A new socket folder outside the cluster; where `last` was if that can be.
+
+    Whoever connects knows the URL of the first start, and a restart must not change it.
+    """
+    if last is not None:
+        with contextlib.suppress(FileExistsError):
+            last.mkdir(mode=0o700)
+            return last
+    return Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX, dir="/tmp"))
+
+
+def _remove(folder: Path) -> None:
+    """Remove a socket folder of ours outside the cluster, also one that a crash left."""
+    if folder.parent == Path("/tmp") and folder.name.startswith(_SOCKET_PREFIX):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _end_with(parent: int) -> Callable[[], None]:

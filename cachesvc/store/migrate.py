@@ -17,7 +17,7 @@ import asyncpg
 from cachesvc.core.vectors import MAX_DIMENSIONS
 from cachesvc.errors import CacheError, Invalid, StartError
 from cachesvc.store import schema
-from cachesvc.store.pool import foreign_errors_as_ours, one_line
+from cachesvc.store.faults import foreign_errors_as_ours, one_line
 from cachesvc.store.sql import statement, statement_for
 
 if TYPE_CHECKING:
@@ -29,11 +29,15 @@ _NO_PGVECTOR = "the server has no pgvector: install pgvector 0.8 or newer beside
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where a database stands. `indexed_dimensions` have an HNSW index; others are scanned."""
+    """Where a database stands. `indexed_dimensions` have an HNSW index; others are scanned.
+
+    `pgvector` is its version, None where it is not installed in this database.
+    """
 
     current: str | None
     expected: str
     indexed_dimensions: tuple[int, ...]
+    pgvector: str | None = None
 
     @property
     def complaint(self) -> str | None:
@@ -140,9 +144,11 @@ async def _status(url: str) -> Status:
             migrated = await connection.fetchval(statement("revision_table"))
             current = await connection.fetchval(statement("revision")) if migrated else None
             rows = await connection.fetch(statement("indexed_dimensions"))
+            pgvector = await connection.fetchval(statement("pgvector_version"))
         finally:
             await connection.close()
-    return Status(current, schema.expected_revision(), tuple(row["dimensions"] for row in rows))
+    indexed = tuple(row["dimensions"] for row in rows)
+    return Status(current, schema.expected_revision(), indexed, pgvector)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
-"""Connections to Postgres, and the only place where the driver's errors become ours."""
+"""Connections to Postgres, with the settings that the right plans need."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 from pgvector import HalfVector
 
-from cachesvc.errors import StoreRefused, StoreUnavailable
+from cachesvc.errors import StoreUnavailable
+from cachesvc.store.faults import foreign_errors_as_ours, one_line
+from cachesvc.store.leases import Hold, Leases
 from cachesvc.store.sql import statement
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
     from contextlib import AbstractAsyncContextManager
 
 log = logging.getLogger("cachesvc.store")
@@ -46,56 +46,6 @@ _SEARCHING = {
     "hnsw.max_scan_tuples": "20000",
 }
 
-# The database is away, overloaded, out of disk, or not (yet) ours to write: it may come back.
-_AWAY = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.PostgresSystemError,
-    asyncpg.InternalServerError,
-    asyncpg.TransactionRollbackError,
-    asyncpg.LockNotAvailableError,
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.InvalidCatalogNameError,
-)
-_NO_SCHEMA = (
-    asyncpg.UndefinedTableError,
-    asyncpg.UndefinedColumnError,
-    asyncpg.UndefinedObjectError,
-)
-
-
-def one_line(exc: BaseException) -> str:
-    return str(exc).strip().partition("\n")[0] or type(exc).__name__
-
-
-@contextlib.contextmanager
-def foreign_errors_as_ours() -> Iterator[None]:
-    """Turns what asyncpg and the network raise into StoreUnavailable or StoreRefused.
-
-    A refused statement is told by its SQLSTATE alone: the driver's message may hold its values.
-    """
-    try:
-        yield
-    except _NO_SCHEMA as exc:
-        raise StoreUnavailable(
-            "the database has not the schema of this release: run cachesvc migrate"
-        ) from exc
-    except _AWAY as exc:
-        raise StoreUnavailable(f"the database is not available: {one_line(exc)}") from exc
-    except asyncpg.PostgresError as exc:
-        raise StoreRefused(f"the database refused a statement: SQLSTATE {exc.sqlstate}") from exc
-    except asyncpg.InterfaceError as exc:
-        if isinstance(exc, ValueError):
-            raise StoreRefused("the database driver refused a value") from exc
-        raise StoreUnavailable(f"the database is not available: {one_line(exc)}") from exc
-    except TimeoutError as exc:
-        raise StoreUnavailable("the database did not answer in time") from exc
-    except OSError as exc:
-        reason = exc.strerror or type(exc).__name__
-        raise StoreUnavailable(f"the database cannot be reached: {reason}") from exc
-
 
 class Database:
     """Two pools of connections, which come back by themselves when the database does.
@@ -103,43 +53,27 @@ class Database:
     `keyed` serves statements that look up by key, `searching` those whose plan depends on the data.
     """
 
-    def __init__(self, keyed: Any, searching: Any, wait_seconds: float) -> None:
+    def __init__(self, keyed: Leases, searching: Leases) -> None:
         self._keyed = keyed
         self._searching = searching
-        self._wait_seconds = wait_seconds
 
     async def row(self, query: str, *values: object) -> Any:
-        async with self._held(self._keyed) as connection:
+        async with Hold(self._keyed) as connection:
             return await connection.fetchrow(query, *values)
 
     async def rows(self, query: str, *values: object) -> list[Any]:
-        async with self._held(self._keyed) as connection:
+        async with Hold(self._keyed) as connection:
             found: list[Any] = await connection.fetch(query, *values)
-            return found
+        return found
 
     async def search(self, query: str, *values: object) -> list[Any]:
-        async with self._held(self._searching) as connection:
+        async with Hold(self._searching) as connection:
             found: list[Any] = await connection.fetch(query, *values)
-            return found
+        return found
 
     def connection(self) -> AbstractAsyncContextManager[Any]:
         """A connection of one's own, for statements that are planned anew each time."""
-        return self._held(self._searching)
-
-    @contextlib.asynccontextmanager
-    async def _held(self, pool: Any) -> AsyncIterator[Any]:
-        """Waits no longer than a statement may run.
-
-        Raises StoreUnavailable or StoreRefused for whatever goes wrong while it is held.
-        """
-        with foreign_errors_as_ours():
-            async with pool.acquire(timeout=self._wait_seconds) as connection:
-                try:
-                    yield connection
-                except asyncpg.InternalClientError as exc:
-                    # The server's farewell came while the connection was idle, its end has not yet.
-                    connection.terminate()
-                    raise StoreUnavailable("the database closed the connection") from exc
+        return Hold(self._searching)
 
     async def close(self) -> None:
         """Close politely; a frozen server is left behind after 2 s."""
@@ -166,17 +100,16 @@ async def connect(
         "lock_timeout": str(statement_timeout_ms),
         "idle_in_transaction_session_timeout": str(statement_timeout_ms * 10),
     }
-    return Database(
-        await _pool(
-            url,
-            keyed,
-            seconds,
-            {**common, **_KEYED},
-            max_cached_statement_lifetime=_KEYED_PLAN_SECONDS,
-        ),
-        await _pool(url, searching, seconds, {**common, **_SEARCHING}),
-        min(seconds, _MAX_WAIT_SECONDS),
+    keyed_pool = await _pool(
+        url,
+        keyed,
+        seconds,
+        {**common, **_KEYED},
+        max_cached_statement_lifetime=_KEYED_PLAN_SECONDS,
     )
+    searching_pool = await _pool(url, searching, seconds, {**common, **_SEARCHING})
+    wait = min(seconds, _MAX_WAIT_SECONDS)
+    return Database(Leases(keyed_pool, wait), Leases(searching_pool, wait))
 
 
 async def _pool(
@@ -197,11 +130,11 @@ async def _pool(
     )
 
 
-async def _close(pool: Any) -> None:
+async def _close(leases: Leases) -> None:
     try:
-        await asyncio.wait_for(pool.close(), _CLOSE_SECONDS)
+        await asyncio.wait_for(leases.close(), _CLOSE_SECONDS)
     except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-        pool.terminate()
+        leases.pool.terminate()
 
 
 class _Connector:

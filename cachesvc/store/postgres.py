@@ -15,7 +15,7 @@ from cachesvc.core.model import Answer, Candidate
 from cachesvc.core.policy import MAX_TTL_SECONDS, Policy, resolve
 from cachesvc.core.vectors import similarity
 from cachesvc.errors import Invalid, NotFound
-from cachesvc.store.base import Found, PolicyRow, Stored
+from cachesvc.store.base import UNREAD, Found, PolicyRow, Stored
 from cachesvc.store.sql import statement, statement_for
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from cachesvc.store.pool import Database
 
 _FOREVER = timedelta(days=365 * 1000)
+# By so much the distance of two half-precision vectors may differ from what is judged. A miscalled
+# one costs time, not a decision: an answer that is not there is read by its id.
+_ROUNDING = 0.002
 _KNOWN_FIELDS = frozenset(Policy.__struct_fields__)
 
 
@@ -45,6 +48,8 @@ class PostgresStore:
             place.scope,
             query.exact_key,
             _oldest(query.max_age_seconds),
+            query.space,
+            query.partition,
         )
         found = sorted(_stored(rows), key=lambda row: bool(row["alias"]))
         dead = [row for row in found if not row["lives"]]
@@ -72,6 +77,7 @@ class PostgresStore:
             HalfVector(query.vector),
             query.top_k,
             _oldest(query.max_age_seconds),
+            query.served_from - _ROUNDING,
         )
         # The index compares halves with halves. What is judged is the query itself with the stored
         # halves; equal ones go by age.
@@ -88,6 +94,12 @@ class PostgresStore:
             candidates=tuple(found),
         )
 
+    async def answer(self, place: Place, entry_id: UUID) -> Answer | None:
+        row = await self._database.row(
+            statement("answer"), place.tenant, place.policy_id, place.scope, entry_id
+        )
+        return None if row is None else _answer(row)
+
     async def put(self, entry: NewEntry) -> Stored:
         """Raises Invalid for an entry that no lookup could ever find."""
         if entry.exact_key is None and entry.vector is None:
@@ -100,7 +112,12 @@ class PostgresStore:
         return Stored(row["id"], row["expires_at"], row["current"], newer)
 
     async def add_alias(
-        self, place: Place, exact_key: bytes, entry_id: UUID, similarity: float
+        self,
+        place: Place,
+        exact_key: bytes,
+        entry_id: UUID,
+        similarity: float,
+        revision: int | None = None,
     ) -> None:
         row = await self._database.row(
             statement("add_alias"),
@@ -110,6 +127,7 @@ class PostgresStore:
             exact_key,
             entry_id,
             similarity,
+            revision,
         )
         if not row["known"]:
             raise NotFound("cache_policy not found")
@@ -138,10 +156,14 @@ def _stored(rows: list[Any]) -> list[Any]:
 
 
 def _candidate(row: Any, similarity: float | None, *, alias: bool = False) -> Candidate:
-    answer = Answer(row["body"], row["media_type"], row["prompt_tokens"], row["completion_tokens"])
+    answer = UNREAD if row["body"] is None else _answer(row)
     return Candidate(
         row["id"], answer, row["created_at"], row["expires_at"], similarity, alias=alias
     )
+
+
+def _answer(row: Any) -> Answer:
+    return Answer(row["body"], row["media_type"], row["prompt_tokens"], row["completion_tokens"])
 
 
 def _float64(half: HalfVector) -> Any:

@@ -5,6 +5,8 @@
 --   created_at > the policy's floor of that tier   (what a lower TTL has killed stays dead)
 --   generation >= the policy's oldest generation   (what a purge has killed stays dead)
 --   it is not quarantined
+-- A policy's revision is never used twice, not even after the schema was made anew: a service that
+-- remembers one would take another policy for it. So it is the clock's, in microseconds, and grows.
 -- Every statement begins with the tenant: nothing is ever found or changed across two of them.
 
 
@@ -14,7 +16,7 @@ FROM policies
 WHERE tenant = $1 AND id = $2 AND document IS NOT NULL
 
 
--- find_exact -- the entry of an exact key and the one its alias points at: $1 tenant, $2 policy, $3 scope, $4 exact key, $5 oldest age
+-- find_exact -- the entry of an exact key and the one its alias points at: $1 tenant, $2 policy, $3 scope, $4 exact key, $5 oldest age, $6 space or empty, $7 partition or empty
 SELECT
     p.revision, p.generation, now() AS now,
     f.id, f.alias, f.similarity, f.created_at, f.expires_at, f.quarantined,
@@ -55,15 +57,24 @@ LEFT JOIN LATERAL (
         ) AS expires_at
     ) x
     WHERE a.tenant = $1 AND a.policy_id = $2 AND a.scope = $3 AND a.exact_key = $4
+        AND a.created_at > p.alias_floor
+        -- Whoever says what would be compared today is not answered with what was compared once.
+        AND $6 IN ('', e.space) AND $7 IN (''::bytea, e.partition)
         AND e.generation >= p.oldest_generation
 ) f ON true
 WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
 
 
--- find_nearest -- the nearest live entries of one partition: $1 tenant, $2 policy, $3 scope, $4 space, $5 partition, $6 vector, $7 how many, $8 oldest age
+-- find_nearest -- the nearest live entries of one partition: $1 tenant, $2 policy, $3 scope, $4 space, $5 partition, $6 vector, $7 how many, $8 oldest age, $9 the similarity from which the nearest one's answer is wanted
 SELECT
     p.revision, p.generation, now() AS now,
-    f.id, f.embedding, f.created_at, f.body, f.media_type, f.prompt_tokens, f.completion_tokens,
+    f.id, f.embedding, f.created_at, f.media_type, f.prompt_tokens, f.completion_tokens,
+    -- One answer at most is served; of the others, which may be long, nothing is read.
+    CASE
+        WHEN 1 - f.distance >= $9::double precision
+            AND row_number() OVER (ORDER BY f.distance, f.created_at DESC) = 1
+        THEN f.body
+    END AS body,
     least(
         f.semantic_expires_at, f.created_at + p.semantic_ttl_seconds * interval '1 second'
     ) AS expires_at
@@ -71,7 +82,8 @@ FROM policies p
 LEFT JOIN LATERAL (
     SELECT
         e.id, e.embedding, e.created_at, e.semantic_expires_at,
-        e.body, e.media_type, e.prompt_tokens, e.completion_tokens
+        e.body, e.media_type, e.prompt_tokens, e.completion_tokens,
+        e.embedding::halfvec({dimensions}) <=> $6::halfvec({dimensions}) AS distance
     FROM entries e
     WHERE e.tenant = $1 AND e.policy_id = $2 AND e.scope = $3 AND e.space = $4
         AND e.dimensions = {dimensions} AND e.partition = $5
@@ -89,6 +101,19 @@ LEFT JOIN LATERAL (
     LIMIT $7
 ) f ON true
 WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
+
+
+-- answer -- what a semantic candidate holds, while it lives: $1 tenant, $2 policy, $3 scope, $4 entry
+SELECT e.body, e.media_type, e.prompt_tokens, e.completion_tokens
+FROM policies p JOIN entries e ON e.tenant = $1 AND e.policy_id = p.id
+WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
+    AND e.scope = $3 AND e.id = $4
+    AND e.semantic_expires_at > now()
+    AND e.created_at > greatest(
+        p.semantic_floor, now() - p.semantic_ttl_seconds * interval '1 second'
+    )
+    AND e.generation >= p.oldest_generation
+    AND e.quarantined_at IS NULL
 
 
 -- put_by_exact_key -- keep an answer under its exact key: $1 tenant, $2 policy, $3 scope, $4 exact key, $5 space, $6 partition, $7 prompt hash, $8 vector, $9 body, $10 media type, $11 prompt, $12 prompt tokens, $13 completion tokens, $14 model, $15 tags, $16 upstream ms, $17 generation or null, $18 provenance, $19 TTL asked, $20 id
@@ -179,7 +204,7 @@ WITH policy AS MATERIALIZED (
 SELECT p.generation AS current, k.id, k.expires_at FROM policy p LEFT JOIN kept k ON true
 
 
--- add_alias -- let an exact key be answered by an entry that lives: $1 tenant, $2 policy, $3 scope, $4 exact key, $5 entry, $6 similarity
+-- add_alias -- let an exact key be answered by an entry that lives: $1 tenant, $2 policy, $3 scope, $4 exact key, $5 entry, $6 similarity, $7 the policy's revision that the hit was judged under, or null
 WITH policy AS MATERIALIZED (
     SELECT p.*
     FROM policies p
@@ -203,7 +228,7 @@ WITH policy AS MATERIALIZED (
         $1, $2, $3, $4::bytea, e.id, $6::double precision, now(),
         least(now() + p.ttl_seconds * interval '1 second', e.semantic_expires_at)
     FROM policy p CROSS JOIN entry e
-    WHERE NOT EXISTS (
+    WHERE ($7::bigint IS NULL OR $7 = p.revision) AND NOT EXISTS (
         -- An answer put for this very key meanwhile is the better one.
         SELECT FROM entries o
         WHERE o.tenant = $1 AND o.policy_id = $2 AND o.scope = $3 AND o.exact_key = $4
@@ -284,21 +309,31 @@ WITH before AS MATERIALIZED (
         tenant, id, document, revision, generation, oldest_generation,
         ttl_seconds, semantic_ttl_seconds
     )
-    SELECT $1, $2, $3::jsonb, 1, 1, 1, $4, $5
+    SELECT
+        $1, $2, $3::jsonb, extract(epoch FROM clock_timestamp()) * 1000000, 1, 1, $4, $5
     FROM (VALUES (1)) one LEFT JOIN before b ON true
     ON CONFLICT (tenant, id) DO UPDATE SET
         document = excluded.document,
-        revision = p.revision + 1,
+        revision = greatest(p.revision + 1, extract(epoch FROM clock_timestamp()) * 1000000),
         ttl_seconds = excluded.ttl_seconds,
         semantic_ttl_seconds = excluded.semantic_ttl_seconds,
         -- What the old TTL has killed by now stays dead under a longer one.
         exact_floor = greatest(p.exact_floor, now() - p.ttl_seconds * interval '1 second'),
         semantic_floor = greatest(
             p.semantic_floor, now() - p.semantic_ttl_seconds * interval '1 second'
-        )
-    RETURNING p.id, p.document, p.revision, p.generation
+        ),
+        -- Which messages are compared is another question now. Not now(): an alias that was left
+        -- while this statement waited for its row is younger than that.
+        alias_floor = CASE
+            WHEN p.document->'window' = excluded.document->'window'
+                AND p.document->'ignore_roles' = excluded.document->'ignore_roles'
+            THEN p.alias_floor
+            ELSE clock_timestamp()
+        END
+    -- A new row has no floor yet, a written one has.
+    RETURNING p.id, p.document, p.revision, p.generation, p.exact_floor > '-infinity' AS written
 )
-SELECT s.*, NOT coalesce(b.existed, s.revision > 1) AS created
+SELECT s.id, s.document, s.revision, s.generation, NOT coalesce(b.existed, s.written) AS created
 FROM saved s LEFT JOIN before b ON true
 
 
@@ -307,14 +342,16 @@ INSERT INTO policies (
     tenant, id, document, revision, generation, oldest_generation,
     ttl_seconds, semantic_ttl_seconds
 )
-VALUES ($1, $2, $3::jsonb, 1, 1, 1, $4, $5)
+VALUES ($1, $2, $3::jsonb, extract(epoch FROM clock_timestamp()) * 1000000, 1, 1, $4, $5)
 ON CONFLICT (tenant, id) DO NOTHING
 RETURNING id
 
 
 -- delete_policy -- its generation lives on, so that nothing old answers when it is created again: $1 tenant, $2 id
 UPDATE policies
-SET document = NULL, revision = revision + 1, generation = generation + 1,
+SET document = NULL,
+    revision = greatest(revision + 1, extract(epoch FROM clock_timestamp()) * 1000000),
+    generation = generation + 1,
     oldest_generation = generation + 1, purged_at = now()
 WHERE tenant = $1 AND id = $2 AND document IS NOT NULL
 RETURNING id
@@ -327,13 +364,16 @@ WITH affected AS MATERIALIZED (
     FROM policies p
     WHERE p.tenant = $1 AND p.document IS NOT NULL AND ($2::text IS NULL OR p.id = $2)
         AND ($3::uuid IS NULL OR EXISTS (
-            SELECT FROM entries e WHERE e.tenant = $1 AND e.id = $3 AND e.policy_id = p.id
+            SELECT FROM entries e
+            WHERE e.tenant = $1 AND e.id = $3 AND e.policy_id = p.id
+                AND e.generation >= p.oldest_generation
         ))
     ORDER BY p.id
     FOR UPDATE
 )
 UPDATE policies p
-SET generation = p.generation + 1, revision = p.revision + 1,
+SET generation = p.generation + 1,
+    revision = greatest(p.revision + 1, extract(epoch FROM clock_timestamp()) * 1000000),
     oldest_generation = CASE WHEN $4 THEN p.generation + 1 ELSE p.oldest_generation END,
     purged_at = CASE WHEN $4 THEN now() ELSE p.purged_at END
 FROM affected a
@@ -408,7 +448,8 @@ WITH chunk AS MATERIALIZED (
 )
 SELECT
     (SELECT c.id FROM chunk c ORDER BY c.id DESC LIMIT 1) AS last,
-    (SELECT count(*) FROM gone g WHERE g.lived) AS removed
+    (SELECT count(*) FROM gone) AS removed,
+    (SELECT count(*) FROM gone g WHERE g.lived) AS lived
 
 
 -- entry -- one entry, whole: $1 tenant, $2 id

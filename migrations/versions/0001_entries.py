@@ -31,6 +31,7 @@ CREATE TABLE policies (
     semantic_ttl_seconds integer NOT NULL,
     exact_floor timestamptz NOT NULL DEFAULT '-infinity',
     semantic_floor timestamptz NOT NULL DEFAULT '-infinity',
+    alias_floor timestamptz NOT NULL DEFAULT '-infinity',
     purged_at timestamptz NOT NULL DEFAULT '-infinity',
     PRIMARY KEY (tenant, id)
 )

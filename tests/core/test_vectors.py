@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import struct
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from cachesvc.core.vectors import read_vector, similarity, similarity_of_halves
 from cachesvc.errors import Invalid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.mark.parametrize(
@@ -54,3 +58,19 @@ def test_the_stored_halves_are_what_is_compared() -> None:
     halves = stored.astype(np.float16)
     by_hand = float(query @ halves.astype(np.float64) / np.linalg.norm(halves.astype(np.float64)))
     assert similarity_of_halves(query, halves.astype(">f2").tobytes()) == round(by_hand, 6)
+
+
+class Unread(list[float]):
+    """Numbers that nobody may look at."""
+
+    def __iter__(self) -> Iterator[float]:
+        raise AssertionError("it was read")
+
+    __getitem__ = None  # type: ignore[assignment]
+
+
+def test_a_vector_that_is_too_long_is_refused_before_it_is_read() -> None:
+    with pytest.raises(Invalid, match="3985 dimensions; must be 1 to 3984"):
+        read_vector(Unread([1.0] * 3985))
+    with pytest.raises(Invalid, match="3985 dimensions"):
+        read_vector(bytes(4 * 3985))

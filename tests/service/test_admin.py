@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cachesvc.core.policy import Policy, resolve
-from tests.service.serving import CALLERS, KEY, Api, refused
+from tests.service.serving import CALLERS, KEY, Api, execute, refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,6 +108,45 @@ def test_deleting_an_entry_is_a_purge(api: Api) -> None:
         for absent in (entry, NO_ENTRY, "no-uuid", "%00"):
             reply_ = api.call(method, f"/cache/entries/{absent}")
             assert refused(reply_, 404, "NOT_FOUND") == "entry not found"
+
+
+def test_no_tags_select_nothing_and_leave_the_other_selectors_alone(api: Api) -> None:
+    policy = api.policy()
+    api.put(policy, exact_key=KEY, scope="a", tags=["t"])
+    api.put(policy, exact_key=KEY, scope="b")
+    reply = api.call("POST", "/cache/purge", {"tags": []})
+    refused(reply, 400, "BAD_REQUEST", "at least one")
+    assert api.purge(policy_id=policy, scope="a", tags=[])["purged"] == 1
+    assert api.lookup(policy, exact_key=KEY, scope="b")["hit"]
+
+
+def test_an_expired_entry_is_shown_and_deleted_alike(api: Api, module_database_url: str) -> None:
+    policy = api.policy()
+    entry = api.put(policy, exact_key=KEY)["entry_id"]
+    execute(
+        module_database_url,
+        f"UPDATE entries SET exact_expires_at = now() - interval '1 s' WHERE id = '{entry}'",
+    )
+    assert not api.lookup(policy, exact_key=KEY)["hit"]
+    assert api.call("GET", f"/cache/entries/{entry}").status_code == 200
+    assert api.call("DELETE", f"/cache/entries/{entry}").status_code == 204
+    for method in ("GET", "DELETE"):
+        refused(api.call(method, f"/cache/entries/{entry}"), 404, "NOT_FOUND")
+
+
+def test_a_purged_entry_is_gone_for_both_though_its_row_is_still_there(
+    api: Api, module_database_url: str
+) -> None:
+    policy = api.policy()
+    entry = api.put(policy, exact_key=KEY)["entry_id"]
+    execute(
+        module_database_url,
+        "UPDATE policies SET generation = 5, oldest_generation = 5, revision = revision + 1"
+        f" WHERE id = '{policy}'",
+    )
+    for method in ("GET", "DELETE"):
+        refused(api.call(method, f"/cache/entries/{entry}"), 404, "NOT_FOUND")
+    assert api.ok("GET", f"/policies/{policy}")["generation"] == 5
 
 
 def test_stats_tell_what_is_held_and_what_was_done(api: Api) -> None:

@@ -240,6 +240,7 @@ def test_a_purge_must_select_something(nowhere: Api) -> None:
     refused(purge({}), 400, "BAD_REQUEST", "at least one")
     refused(purge({"dry_run": True}), 400, "BAD_REQUEST", "at least one")
     refused(purge({"policy_id": None}), 400, "BAD_REQUEST", "at least one")
+    refused(purge({"tags": []}), 400, "BAD_REQUEST", "at least one")
     refused(purge({"tags": "a"}), 400, "BAD_REQUEST", "tags")
     refused(purge({"entry_id": "nope"}), 422, "INVALID", "entry_id", "UUID")
     refused(purge({"older_than_seconds": -1}), 422, "INVALID", "older_than_seconds")
@@ -255,6 +256,7 @@ def test_a_purge_must_select_something(nowhere: Api) -> None:
         (b'{"threshold":true}', 400, "threshold"),
         (b'{"thresholds":1}', 422, "thresholds"),
         (b'{"threshold":1.5}', 422, "threshold"),
+        (b'{"threshold":1e400}', 422, "policy.threshold: must be finite"),
         (b'{"applies_to":"team:x"}', 422, "applies_to"),
         (b'{"ttl_seconds":0}', 422, "ttl_seconds"),
         (b'{"tiers":[]}', 422, "tiers"),

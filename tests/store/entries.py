@@ -74,6 +74,7 @@ async def age(stores: Stores, seconds: float) -> None:
         await stores.database.row(f"UPDATE {table} SET {changes}", timedelta(seconds=seconds))
     await stores.database.row(
         "UPDATE policies SET exact_floor = exact_floor - $1::interval, "
-        "semantic_floor = semantic_floor - $1::interval",
+        "semantic_floor = semantic_floor - $1::interval, "
+        "alias_floor = alias_floor - $1::interval",
         timedelta(seconds=seconds),
     )

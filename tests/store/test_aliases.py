@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -12,6 +13,7 @@ from cachesvc.core.policy import Policy
 from cachesvc.store.base import Place, Selection
 from tests.postgres import POLICY, TENANT, Stores
 from tests.store.entries import PLACE, age, exact, key, nearest, new, save, unit
+from tests.store.waiting import until, waits_for_a_lock
 
 
 async def put_with_alias(stores: Stores, ttl: int = 3600, semantic: int | None = None) -> UUID:
@@ -199,3 +201,80 @@ async def test_aliases_and_refreshes_at_once_leave_no_answer_of_a_replaced_entry
     for n in range(60):
         found = (await stores.entries.find_exact(exact(str(n)))).candidates
         assert {candidate.entry_id for candidate in found} <= {last.entry_id}
+
+
+@pytest.mark.parametrize(
+    ("change", "answers_still"),
+    [
+        ({"window": 1}, False),
+        ({"window": 3}, False),
+        ({"window": 2, "ignore_roles": ("system",)}, False),
+        ({"window": 2, "threshold": 0.5, "top_k": 9}, True),
+    ],
+)
+async def test_a_change_of_what_is_compared_ends_every_alias_for_good(
+    stores: Stores, change: dict[str, Any], answers_still: bool
+) -> None:
+    two = Policy(sharing="shared", window=2)
+    await stores.admin.save_policy(TENANT, POLICY, two)
+    stored = await stores.entries.put(new("origin", vector=unit(1)))
+    assert stored.entry_id
+    await stores.entries.add_alias(PLACE, key("other"), stored.entry_id, 0.95)
+    await stores.admin.save_policy(TENANT, POLICY, Policy(sharing="shared", **change))
+    assert await answers(stores) is answers_still
+    await stores.admin.save_policy(TENANT, POLICY, two)
+    assert await answers(stores) is answers_still
+    assert await answers(stores, "origin")
+    await stores.entries.add_alias(PLACE, key("other"), stored.entry_id, 0.95)
+    assert await answers(stores)
+
+
+async def test_an_alias_of_a_hit_judged_under_a_policy_of_before_is_not_left(
+    stores: Stores,
+) -> None:
+    entry_id = await put_with_alias(stores)
+    before = await stores.entries.policy(TENANT, POLICY)
+    assert before is not None
+    saved, _ = await stores.admin.save_policy(TENANT, POLICY, Policy(window=3))
+    await stores.entries.add_alias(PLACE, key("late"), entry_id, 0.95, before.revision)
+    assert not await answers(stores, "late")
+    await stores.entries.add_alias(PLACE, key("late"), entry_id, 0.95, saved.revision)
+    assert await answers(stores, "late")
+
+
+async def test_an_alias_left_while_a_policy_waits_to_be_saved_does_not_outlive_that(
+    stores: Stores,
+) -> None:
+    """The alias is younger than the statement that saves the policy, and older than its effect."""
+    entry_id = await put_with_alias(stores)
+    async with stores.database.connection() as connection, connection.transaction():
+        await connection.execute("SELECT FROM policies FOR SHARE")
+        save = asyncio.create_task(stores.admin.save_policy(TENANT, POLICY, Policy(window=3)))
+        await until(lambda: waits_for_a_lock(stores))
+        await stores.entries.add_alias(PLACE, key("late"), entry_id, 0.95)
+    await save
+    assert not await answers(stores, "late")
+
+
+async def test_an_alias_answers_only_in_the_space_and_partition_that_a_lookup_names(
+    stores: Stores,
+) -> None:
+    await save(stores, 3600)
+    home = {"space": "s", "partition": key("p")}
+    stored = await stores.entries.put(new("origin", vector=unit(1), **home))
+    assert stored.entry_id
+    await stores.entries.add_alias(PLACE, key("other"), stored.entry_id, 0.95)
+    named: list[tuple[dict[str, Any], bool]] = [
+        ({}, True),
+        (home, True),
+        ({"space": "s"}, True),
+        ({"space": "t"}, False),
+        ({"space": "S"}, False),
+        ({"partition": key("q")}, False),
+        ({**home, "space": "t"}, False),
+    ]
+    for fields, expected in named:
+        found = await stores.entries.find_exact(exact("other", **fields))
+        assert bool(found.candidates) is expected, fields
+        own = await stores.entries.find_exact(exact("origin", **fields))
+        assert own.candidates, fields

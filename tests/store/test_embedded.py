@@ -170,20 +170,6 @@ def test_a_path_too_long_for_a_socket_gets_a_short_private_one(tmp_path: Path) -
     assert not folder.exists()
 
 
-def test_the_socket_folder_that_a_crash_left_is_removed(tmp_path: Path) -> None:
-    data = tmp_path / ("long" * 30) / "data"
-    server = EmbeddedPostgres(data)
-    server.start()
-    left = cluster.socket_folder(data / "postgres")
-    assert server.pid
-    for pid in working(data):
-        os.kill(pid, signal.SIGKILL)
-    server.start()
-    assert not left.exists()
-    assert ask(server.url, "SELECT 1") == 1
-    server.stop()
-
-
 def test_a_second_process_is_told_who_is_using_the_directory(
     data: Path, owner: subprocess.Popen[str]
 ) -> None:

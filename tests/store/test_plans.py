@@ -32,10 +32,15 @@ async def fill(stores: Stores, scope: str, number: int) -> None:
         "tenant, policy_id, space, dimensions, partition, body, prompt_text, prompt_tokens, "
         "completion_tokens, model, tags, generation, provenance, created_at, semantic_expires_at"
     )
+    for _ in range(0, number, 500):  # each of them well within the statement timeout
+        await _fill(stores, scope, min(number, 500), same)
+
+
+async def _fill(stores: Stores, scope: str, number: int, same: str) -> None:
     await stores.database.row(
         f"INSERT INTO entries (id, scope, embedding, prompt_hash, {same}) "
         "SELECT gen_random_uuid(), $1, (SELECT array_agg(random() - 0.5)::halfvec "
-        f"FROM generate_series(1, 384) WHERE n > 0), n::text::bytea, {same} "
+        f"FROM generate_series(1, 384) WHERE n > 0), gen_random_uuid()::text::bytea, {same} "
         "FROM (SELECT * FROM entries LIMIT 1) e, generate_series(1, $2::int) n",
         scope,
         number,
@@ -46,7 +51,7 @@ async def plan(stores: Stores, scope: str) -> str:
     async with stores.database.connection() as connection:
         rows = await connection.fetch(
             "EXPLAIN (COSTS OFF) " + statement_for("find_nearest", 384),
-            *(TENANT, POLICY, scope, "", b"", HalfVector(unit(2)), 4, FOREVER),
+            *(TENANT, POLICY, scope, "", b"", HalfVector(unit(2)), 4, FOREVER, 0.92),
         )
     return "\n".join(row[0] for row in rows)
 
@@ -76,7 +81,7 @@ async def test_a_key_is_looked_up_through_unique_indexes(stores: Stores, analyse
     for _ in range(7):
         rows = await stores.database.rows(
             "EXPLAIN (COSTS OFF) " + statement("find_exact"),
-            *(TENANT, POLICY, "shared", key("7"), FOREVER),
+            *(TENANT, POLICY, "shared", key("7"), FOREVER, "", b""),
         )
         text = "\n".join(row[0] for row in rows)
         assert "entries_by_exact_key" in text

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from cachesvc.core.policy import BypassRule, Policy, resolve
-from cachesvc.store.base import PolicyRow
+from cachesvc.store.base import PolicyRow, Selection
 from tests.postgres import POLICY, TENANT, Stores
 from tests.store.entries import exact, nearest, new, unit
 
@@ -29,16 +29,17 @@ async def test_a_policy_comes_back_as_it_was_written_with_its_defaults(stores: S
     )
     saved, created = await stores.admin.save_policy(TENANT, POLICY, policy)
     assert created
-    assert saved == PolicyRow(resolve(policy, POLICY, 1), 1)
+    assert saved == PolicyRow(resolve(policy, POLICY, 1), saved.revision)
     assert await get(stores) == saved
     assert await stores.admin.policies(TENANT) == [saved]
 
 
 async def test_writing_replaces_whole_and_raises_the_revision(stores: Stores) -> None:
-    await stores.admin.save_policy(TENANT, POLICY, Policy(threshold=0.5, ttl_seconds=5))
+    first, _ = await stores.admin.save_policy(TENANT, POLICY, Policy(threshold=0.5, ttl_seconds=5))
     saved, created = await stores.admin.save_policy(TENANT, POLICY, Policy(top_k=9))
     assert not created
-    assert (saved.revision, saved.generation) == (2, 1)
+    assert saved.generation == 1
+    assert saved.revision > first.revision
     assert saved.policy == resolve(Policy(top_k=9), POLICY, 1)
 
 
@@ -54,7 +55,7 @@ async def test_policies_are_listed_by_id(stores: Stores) -> None:
 async def test_a_deleted_policy_takes_its_entries_along_and_its_generation_goes_on(
     stores: Stores,
 ) -> None:
-    await stores.admin.save_policy(TENANT, POLICY, Policy())
+    first, _ = await stores.admin.save_policy(TENANT, POLICY, Policy())
     stored = await stores.entries.put(new("a", vector=unit(1)))
     assert stored.entry_id
     assert await stores.admin.delete_policy(TENANT, POLICY)
@@ -65,7 +66,8 @@ async def test_a_deleted_policy_takes_its_entries_along_and_its_generation_goes_
     assert left["count"] == 0
     saved, created = await stores.admin.save_policy(TENANT, POLICY, Policy())
     assert created
-    assert (saved.generation, saved.revision) == (2, 3)
+    assert saved.generation == 2
+    assert saved.revision > first.revision
     assert not (await stores.entries.find_exact(exact("a"))).candidates
     assert not (await stores.entries.find_nearest(nearest(unit(1)))).candidates
     assert (await stores.entries.put(new("a", generation=1))).entry_id is None
@@ -90,7 +92,36 @@ async def test_of_ten_that_create_a_policy_at_once_one_creates_it(stores: Stores
     saves = (stores.admin.save_policy(TENANT, POLICY, Policy(top_k=n + 1)) for n in range(10))
     results = await asyncio.gather(*saves)
     assert sum(created for _, created in results) == 1
-    assert sorted(row.revision for row, _ in results) == list(range(1, 11))
+    assert len({row.revision for row, _ in results}) == 10
+
+
+async def test_a_revision_is_not_used_again_after_the_schema_was_made_anew(stores: Stores) -> None:
+    """A service that remembers a policy by its revision must not take another one for it."""
+    seen = set()
+    for threshold in (0.5, 0.6):
+        for _ in range(3):
+            row, _ = await stores.admin.save_policy(TENANT, POLICY, Policy(threshold=threshold))
+            seen.add(row.revision)
+        await stores.admin.purge(Selection(TENANT, POLICY), dry_run=False)
+        seen.add((await get(stores)).revision)
+        await stores.database.row("TRUNCATE policies, entries, aliases")
+        assert await stores.admin.create_policy_once(TENANT, POLICY, Policy())
+        seen.add((await get(stores)).revision)
+        await stores.database.row("TRUNCATE policies, entries, aliases")
+    assert len(seen) == 10
+
+
+async def test_a_revision_grows_even_where_the_clock_went_back(stores: Stores) -> None:
+    await stores.admin.save_policy(TENANT, POLICY, Policy())
+    await stores.database.row("UPDATE policies SET revision = revision + 3600000000")
+    revisions = [(await get(stores)).revision]
+    await stores.admin.save_policy(TENANT, POLICY, Policy())
+    revisions.append((await get(stores)).revision)
+    await stores.admin.purge(Selection(TENANT, POLICY), dry_run=False)
+    revisions.append((await get(stores)).revision)
+    await stores.admin.delete_policy(TENANT, POLICY)
+    saved, _ = await stores.admin.save_policy(TENANT, POLICY, Policy())
+    assert [*revisions, saved.revision - 1] == list(range(revisions[0], revisions[0] + 4))
 
 
 async def test_fields_of_a_newer_release_are_passed_over(stores: Stores) -> None:

@@ -103,7 +103,7 @@ async def test_every_real_purge_raises_the_generation_even_when_nothing_matches(
     assert (await generation(store), await generation(store, "other")) == (3, 2)
     after = await store[0].policy(TENANT, POLICY)
     assert after is not None
-    assert after.revision == row.revision + 2
+    assert after.revision > row.revision
 
 
 async def test_a_put_that_knew_an_older_generation_is_dropped(store: Pair) -> None:

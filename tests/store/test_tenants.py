@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -12,7 +13,7 @@ from cachesvc.core.model import Answer
 from cachesvc.core.policy import Policy
 from cachesvc.errors import NotFound
 from cachesvc.store import sql
-from cachesvc.store.base import ExactQuery, NearestQuery, NewEntry, Place, Selection
+from cachesvc.store.base import UNREAD, ExactQuery, NearestQuery, NewEntry, Place, Selection
 from tests.store.entries import key, unit
 
 if TYPE_CHECKING:
@@ -104,13 +105,18 @@ async def check(stores: Stores, dice: random.Random, place: Place) -> None:
         assert all(c.answer.body == repr(place).encode() for c in found.candidates)
     query = NearestQuery(place, b"", "", unit(1), top_k=32)
     found = await stores.entries.find_nearest(query)
-    assert all(c.answer.body == repr(place).encode() for c in found.candidates)
     for candidate in found.candidates:
+        answer = await stores.entries.answer(place, candidate.entry_id)
+        assert answer is not None
+        assert answer.body == repr(place).encode()
+        assert candidate.answer in (answer, UNREAD)
         row = await stores.admin.entry(place.tenant, candidate.entry_id)
         assert row is not None
         assert row.place == place
         stranger = dice.choice([t for t in TENANTS if t != place.tenant])
         assert await stores.admin.entry(stranger, candidate.entry_id) is None
+        elsewhere = dataclasses.replace(place, tenant=stranger)
+        assert await stores.entries.answer(elsewhere, candidate.entry_id) is None
 
 
 async def test_a_policy_of_another_tenant_does_not_exist(stores: Stores) -> None:
