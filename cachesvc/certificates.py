@@ -9,6 +9,7 @@ import ipaddress
 import json
 import os
 import re
+import secrets
 import tempfile
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -220,7 +221,10 @@ def _toml(paths: dict[str, Path], tenant: str) -> str:
         f"cert_file = {path('service.pem')}\n"
         f"key_file = {path('service.key')}\n"
         f"client_ca_file = {path('ca.pem')}\n"
-        "\n# [proxy] service_url must now start with https://\n"
+        "\n[proxy]\n"
+        'service_url = "https://localhost:8700"\n'
+        "# Keys the scopes: the same in every proxy that shares a cache, known to nobody else.\n"
+        f'scope_secret = "{secrets.token_urlsafe(32)}"\n'
         "[proxy.tls]\n"
         f"cert_file = {path('client.pem')}\n"
         f"key_file = {path('client.key')}\n"

@@ -8,7 +8,7 @@ import sys
 import click
 
 from cachesvc import __version__
-from cachesvc.errors import CacheError, ConfigError
+from cachesvc.errors import CacheError, ConfigError, ServiceError
 
 # Each command is loaded when it is asked for, so that an installation without its extra still
 # has all the others, and `--help` is quick.
@@ -69,6 +69,8 @@ def main() -> None:
         cli.main(standalone_mode=True)
     except CacheError as exc:
         click.echo(f"cachesvc: {exc.message}", err=True)
+        if isinstance(exc, ServiceError) and exc.status == 403:
+            click.echo("give --cert-file and --key-file of an admin's certificate", err=True)
         sys.exit(2 if isinstance(exc, ConfigError) else 1)
     except ModuleNotFoundError as exc:
         missing = (exc.name or "").partition(".")[0]

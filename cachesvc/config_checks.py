@@ -77,6 +77,8 @@ def _check_proxy(proxy: Proxy) -> None:
             f"proxy.upstream: is {proxy.upstream!r}; the request's path is appended,"
             f" so write {trimmed.removesuffix('/v1')!r}"
         )
+    if urlsplit(proxy.upstream).netloc == proxy.listen:
+        raise ConfigError(f"proxy.upstream: is {proxy.upstream!r}, which is the proxy itself")
     if proxy.lookup_budget_ms is not None:
         _within("proxy.lookup_budget_ms", proxy.lookup_budget_ms, 1, 60_000)
     _within("proxy.put_timeout_ms", proxy.put_timeout_ms, 10, 600_000)

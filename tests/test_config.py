@@ -102,6 +102,7 @@ def test_an_empty_secret_file_is_refused(tmp_path: Path) -> None:
         ({"proxy.upstream": "https://h/api/v1/"}, "write 'https://h/api'"),
         ({"proxy.upstream": "ftp://h"}, "proxy.upstream: is 'ftp://h'"),
         ({"proxy.upstream": "https://u:p@h"}, "proxy.upstream: must have no user"),
+        ({"proxy.upstream": "http://127.0.0.1:8701"}, "which is the proxy itself"),
         ({"proxy.listen": "8701"}, "proxy.listen: is '8701'; must be HOST:PORT"),
         ({"proxy.listen": "127.0.0.1:99999"}, "port from 0 to 65535"),
         ({"proxy.scope_secret": "short"}, "proxy.scope_secret: is too short"),

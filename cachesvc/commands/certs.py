@@ -9,7 +9,7 @@ import click
 from cachesvc import certificates
 
 
-@click.command(epilog="Example:  cachesvc certs --out ./certs --name cache.internal --tenant acme")
+@click.command(epilog="Example:  cachesvc certs --out certs --name cache.internal > cachesvc.toml")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Where to write them.")
 @click.option("--name", "names", multiple=True, help="A name or address of the service.")
 @click.option("--tenant", default="default", show_default=True, help="Whose client and admin.")
@@ -17,7 +17,8 @@ from cachesvc import certificates
 def certs(out: Path, names: tuple[str, ...], tenant: str, *, force: bool) -> None:
     """Make a CA, and certificates for the service, a client and an admin.
 
-    Prints the settings that use them. Keep ca.key away from the service.
+    Prints the settings that use them, for cachesvc.toml; operators' commands then take --cert-file
+    and --key-file of the admin. Keep ca.key away from the service.
     """
     made = certificates.make(
         out,

@@ -60,6 +60,9 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield from _database(settings)
     if settings.service.tls.on:
         yield from _certificates(settings)
+    if not settings.proxy.scope_secret and not (settings.data_path / "scope_secret").exists():
+        advice = "only `cachesvc up` makes one; a proxy by itself needs it set"
+        yield Finding("scope secret", WARN, "none", advice)
     scheme = "https" if settings.service.tls.on else "http"
     admin = settings.service.admin_listen or "127.0.0.1:8702"
     service = f"http://{admin if scheme == 'https' else settings.service.listen}"

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from cachesvc.config import Settings
 
 _READ_ONLY = ("id", "generation")
+# Fields of the contract whose work comes with a later release.
+_INERT = ("collapse", "max_entries", "replay", "usage_on_hit")
 
 
 @click.group(epilog="Example:  cachesvc policy set default threshold=0.95 ttl_seconds=600")
@@ -71,7 +73,11 @@ def set_policy(client: CacheClient, policy_id: str, fields: tuple[str, ...]) -> 
         if not equals:
             raise ConfigError(f"{field!r}: must be FIELD=VALUE")
         document[name] = _value(value)
-    print_json(client.save_policy(policy_id, document))
+    saved = client.save_policy(policy_id, document)
+    print_json(saved)
+    for name in _INERT:
+        if getattr(saved, name) != getattr(Policy(), name):
+            click.echo(f"note: {name} is kept, but does nothing yet", err=True)
 
 
 @policy.command("delete", epilog="Example:  cachesvc policy delete experiments")

@@ -15,7 +15,7 @@ import click
 
 from cachesvc import __version__
 from cachesvc.commands.options import settings_flags
-from cachesvc.config import replace
+from cachesvc.config import Proxy, replace
 from cachesvc.config_checks import split_listen
 from cachesvc.errors import CacheError, ConfigError, StartError
 from cachesvc.part import Work
@@ -50,6 +50,8 @@ def up(settings: Settings, *, demo: bool) -> None:
     Creates the policy `default` for the tenant `default`, restarts what dies, and stops all on
     Ctrl-C or SIGTERM.
     """
+    if demo and settings.proxy.upstream != Proxy().upstream:
+        raise ConfigError("--demo: brings its own upstream; leave out proxy.upstream or --demo")
     run_parts(settings, Parts(demo=demo))
 
 

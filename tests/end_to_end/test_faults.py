@@ -24,7 +24,7 @@ pytestmark = pytest.mark.alone
 
 BUDGET_MS = 50
 SLACK_MS = 10
-PER_SECOND = 40
+PER_SECOND = 80  # enough that a p99 is more than one request
 
 _runs = count(1)
 

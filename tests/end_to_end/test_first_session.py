@@ -138,3 +138,16 @@ def test_a_wrong_setting_stops_the_start_with_one_line(
     assert done.returncode == 2
     assert told in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_demo_and_an_upstream_exclude_each_other(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [COMMAND, "up", "--demo", "--upstream", "http://127.0.0.1:9", "--data-dir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=clean_environment(),
+    )
+    assert done.returncode == 2
+    assert "--demo" in done.stderr
