@@ -122,8 +122,9 @@ class Proxy(Section, frozen=True):
     # Longest wait for a connection to the upstream, and between two pieces of its answer.
     upstream_connect_seconds: float = 10.0
     upstream_idle_seconds: float = 600.0
-    # Request bodies above this are relayed unjudged.
-    max_request_bytes: int = 16 * 1024 * 1024
+    # Request bodies above this are relayed unjudged. Judging takes some 25 times the memory of a
+    # body, of two at a time.
+    max_request_bytes: int = 4 * 1024 * 1024
     tls: ProxyTLS = ProxyTLS()
     headers: ProxyHeaders = ProxyHeaders()
 

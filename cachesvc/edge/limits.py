@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 
@@ -23,6 +24,12 @@ class Limits:
 
 class Refused(Exception):
     """The request is refused unseen by the app: status, and what is wrong."""
+
+
+def envelope(status: int, message: str) -> bytes:
+    """A refusal in the service's words: the JSON body."""
+    code = "BAD_REQUEST" if status == 400 else "TOO_LARGE"
+    return json.dumps({"error": {"code": code, "message": message}}).encode()
 
 
 def check_head(method: bytes, version: str, headers: list[tuple[bytes, bytes]]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import socket
 import ssl
 import struct
@@ -19,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from cachesvc.edge.limits import Limits, Refused, check_head
+from cachesvc.edge.framing import until_close
+from cachesvc.edge.limits import Limits, Refused, check_head, envelope
 
 if TYPE_CHECKING:
     import asyncio
@@ -33,7 +33,7 @@ _LINGER_BYTES = 2**20
 
 
 class EdgeProtocol(HttpToolsProtocol):
-    """One connection. `server_state.limits` may hold Limits.
+    """One connection. `server_state` may hold `limits` and `refusal`, the words of an error.
 
     scope["extensions"]["tls"]: under TLS, the ASGI TLS extension 0.2 (`client_cert_chain` in PEM)
     and `cachesvc.sha256`, the leaf's fingerprint in hex. One dict per connection: what is worked
@@ -44,6 +44,7 @@ class EdgeProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.limits: Limits = getattr(self.server_state, "limits", None) or Limits()
+        self._refusal = getattr(self.server_state, "refusal", None) or envelope
         self._tls: dict[str, Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
@@ -169,6 +170,11 @@ class EdgeProtocol(HttpToolsProtocol):
         self._disarm()
         super().on_headers_complete()
 
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        if cycle.scope["http_version"] == "1.0":
+            app = until_close(app, cycle)
+        super()._start_asgi_task(cycle, app)
+
     def on_body(self, body: bytes) -> None:
         self._callbacks += 1
         super().on_body(body)
@@ -234,8 +240,7 @@ class EdgeProtocol(HttpToolsProtocol):
             self._close_with(status, message)
 
     def _close_with(self, status: int, message: str) -> None:
-        code = "BAD_REQUEST" if status == HTTPStatus.BAD_REQUEST else "TOO_LARGE"
-        body = json.dumps({"error": {"code": code, "message": message}}).encode()
+        body = self._refusal(status, message)
         head = (
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"

@@ -19,7 +19,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from cachesvc.edge.handshake import TLSAcceptor
-from cachesvc.edge.limits import Limits
+from cachesvc.edge.limits import Limits, envelope
 from cachesvc.edge.protocol import EdgeProtocol
 from cachesvc.errors import StartError
 
@@ -44,13 +44,17 @@ class ServerTLS:
 
 @dataclass(frozen=True)
 class Listener:
-    """Where an ASGI app answers. Port 0 lets the system choose; `name` stands in errors."""
+    """Where an ASGI app answers. Port 0 lets the system choose; `name` stands in errors.
+
+    `refusal` words, as JSON, what is refused before the app sees it: status and message.
+    """
 
     app: Any
     host: str
     port: int
     name: str
     tls: ServerTLS | None = None
+    refusal: Callable[[int, str], bytes] = envelope
 
 
 async def run(
@@ -88,9 +92,10 @@ def install_stop_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -
 
 
 class _State(ServerState):
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, refusal: Callable[[int, str], bytes]) -> None:
         super().__init__()
         self.limits = limits
+        self.refusal = refusal
 
 
 class _Serving:
@@ -99,7 +104,7 @@ class _Serving:
     def __init__(self, listener: Listener, sockets: list[socket.socket], limits: Limits) -> None:
         self._listener = listener
         self._sockets = sockets
-        self._state = _State(limits)
+        self._state = _State(limits, listener.refusal)
         self._servers: list[asyncio.AbstractServer] = []
         self._acceptors: list[TLSAcceptor] = []
         self._cutting = False

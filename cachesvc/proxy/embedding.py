@@ -16,10 +16,17 @@ if TYPE_CHECKING:
     from cachesvc.proxy.telemetry import Telemetry
 
 _PUT_WAITS_SECONDS = 10.0
+_LOCAL = "local"
+# Fewer than the local embedder lets wait: its refusal would look like a failure.
+_MOST_LOCAL = 48
 
 
 class Embeddings:
-    """The embedder as requests use it: one call each, shared by lookup and put."""
+    """The embedder as requests use it: one call each, shared by lookup and put.
+
+    The local embedder takes one text after the other. Waiting for one's turn is load and no fault:
+    there a deadline counts against it only when it finished nothing at all in the meantime.
+    """
 
     def __init__(
         self,
@@ -33,6 +40,9 @@ class Embeddings:
         self._warm = warm
         self._circuit = circuit
         self._telemetry = telemetry
+        self._local = embedder is not None and embedder.provider == _LOCAL
+        self._running = 0
+        self._finished = 0
 
     @property
     def space(self) -> str:
@@ -51,25 +61,34 @@ class Embeddings:
         """
         if not self._warm.is_set():
             raise EmbedError("the embedder is not warm")
-        with self._circuit.call(budget):
+        self._check_queue()
+        finished = self._finished
+        with self._circuit.call(budget, lambda: not self._local or self._finished == finished):
             return await asyncio.shield(self._call(judged))
 
     async def for_put(self, judged: Judged) -> bytes | None:
         """The vector, None when there is none or it does not come within 10 s."""
         if not self.wanted(judged) or not self._warm.is_set():
             return None
-        if judged.embedding is None and self._circuit.open:
+        if judged.embedding is None and self._circuit.open and not self._local:
             return None
         try:
+            if judged.embedding is None:
+                self._check_queue()
             async with asyncio.timeout(_PUT_WAITS_SECONDS):
                 return await asyncio.shield(self._call(judged))
         except (EmbedError, TimeoutError):
             return None
 
+    def _check_queue(self) -> None:
+        if self._local and self._running >= _MOST_LOCAL:
+            raise EmbedError("too many texts are waiting")
+
     def _call(self, judged: Judged) -> asyncio.Task[bytes | None]:
         if judged.embedding is None:
+            self._running += 1
             judged.embedding = asyncio.create_task(self._embed(judged))
-            judged.embedding.add_done_callback(_retrieve)
+            judged.embedding.add_done_callback(self._ended)
         return judged.embedding
 
     async def _embed(self, judged: Judged) -> bytes | None:
@@ -77,7 +96,9 @@ class Embeddings:
             return None
         provider, began = self._embedder.provider, time.monotonic()
         try:
-            return await self._embedder.embed(judged.question.text, request_id=judged.request_id)
+            vector = await self._embedder.embed(judged.question.text, request_id=judged.request_id)
+            self._finished += 1
+            return vector
         except EmbedError as exc:
             cause = type(exc.__cause__).__name__ if exc.__cause__ else "EmbedError"
             self._telemetry.embedding_failed(provider, cause)
@@ -85,8 +106,8 @@ class Embeddings:
         finally:
             self._telemetry.embedded(provider, time.monotonic() - began)
 
-
-def _retrieve(task: asyncio.Task[bytes | None]) -> None:
-    # asyncio reports errors that nobody retrieved.
-    if not task.cancelled():
-        task.exception()
+    def _ended(self, task: asyncio.Task[bytes | None]) -> None:
+        self._running -= 1
+        # asyncio reports errors that nobody retrieved.
+        if not task.cancelled():
+            task.exception()

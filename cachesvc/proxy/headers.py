@@ -26,6 +26,7 @@ _AISIX = {
     "tier": "x-aisix-cache-layer",
     "similarity": "x-aisix-cache-similarity",
 }
+_AISIX_OWN = {name.encode("ascii") for name in _AISIX.values()}
 _BY_POLICY = FAILURES | {Reason.BYPASS_RULE}
 _TOKEN = re.compile(r"[a-z_]{1,64}")
 _CACHE_STATUS = b"cache-status"
@@ -36,6 +37,7 @@ class CacheHeaders:
 
     def __init__(self, names: ProxyHeaders) -> None:
         self._names = {field: getattr(names, field) for field in names.__struct_fields__}
+        self._own = {name.lower().encode("ascii") for name in self._names.values()}
 
     def of_hit(self, found: Found, policy: Policy) -> RawHeaders:
         """The headers of a replayed answer."""
@@ -70,10 +72,14 @@ class CacheHeaders:
             (_CACHE_STATUS, _cache_status(None, None, None, outcome.reason.value, False)),
         ]
 
-    def merged(self, theirs: RawHeaders, ours: RawHeaders) -> RawHeaders:
-        """The upstream's headers, then ours; of equal names ours stands, Cache-Status is a list."""
-        replaced = {name.lower() for name, _ in ours} - {_CACHE_STATUS}
-        return [*((name, v) for name, v in theirs if name.lower() not in replaced), *ours]
+    def merged(self, theirs: RawHeaders, ours: RawHeaders, policy: Policy) -> RawHeaders:
+        """The upstream's headers, then ours.
+
+        None of our names is left to the upstream, also where we say nothing under it: what speaks
+        of a cache under these names is this one. Cache-Status is a list, and Age is the upstream's.
+        """
+        own = _AISIX_OWN if policy.header_names == "aisix" else self._own
+        return [*((name, v) for name, v in theirs if name.lower() not in own), *ours]
 
     def _named(
         self, status: str, values: dict[str, str], policy: Policy

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cachesvc.core.keys import KEY_HEADERS, Target, effective_model, exact_key, partition, question
-from cachesvc.core.model import Bypass, Reason
+from cachesvc.core.model import Bypass, Reason, Tier
 from cachesvc.core.scope import credential_of, scope_of
 from cachesvc.core.steering import read_steering
+from cachesvc.proxy.apart import INLINE_BYTES
 
 if TYPE_CHECKING:
     import asyncio
@@ -37,8 +38,7 @@ class Judged:
 
     policy: Policy
     dialect: Dialect
-    ask: Ask
-    target: Target
+    model: str
     scope: str
     headers: Mapping[str, Sequence[str]] = field(repr=False)
     secret: bytes = field(repr=False)
@@ -48,16 +48,13 @@ class Judged:
     bypass: Bypass | None
     request_id: str | None
     size: int
+    read: tuple[Ask, Target] | None = field(repr=False)  # until the partition is made of it
     generation: int | None = None
     embedding: asyncio.Task[bytes | None] | None = field(default=None, repr=False)
+    _partition: str | None = field(default=None, repr=False)
 
-    @property
-    def model(self) -> str:
-        return effective_model(self.ask, self.target)
-
-    @property
     def credential(self) -> str:
-        """A name for the caller's credential; made when asked for, which most hits never do."""
+        """A name for the caller's credential."""
         return credential_of(self.headers, self.secret)
 
     @property
@@ -70,10 +67,11 @@ class Judged:
         return None
 
     def partition(self) -> str | None:
-        """64 hex digits, None when there is no question."""
-        if self.question is None:
-            return None
-        return partition(self.ask, self.target, self.policy, self.question).hex()
+        """64 hex digits, None when there is no question. Made once."""
+        if self.read is not None and self.question is not None:
+            self._partition = partition(*self.read, self.policy, self.question).hex()
+            self.read = None
+        return self._partition
 
     def release(self) -> None:
         """Nobody needs the vector any more."""
@@ -97,17 +95,15 @@ class Judge:
         """The request under its policy, None when none rules it. Raises Unreadable."""
         ask = dialect.read(body)
         target = self._target(request)
-        policy = self._book.match(
-            effective_model(ask, target), lambda p: scope_of(request.headers, p, self._secret)
-        )
+        model = effective_model(ask, target)
+        policy = self._book.match(model, lambda p: scope_of(request.headers, p, self._secret))
         if policy is None or (ask.stream and not policy.streaming):
             return None
         steering = read_steering(request.headers, policy)
-        return Judged(
+        judged = Judged(
             policy=policy,
             dialect=dialect,
-            ask=ask,
-            target=target,
+            model=model,
             scope=scope_of(request.headers, policy, self._secret),
             headers=request.headers,
             secret=self._secret,
@@ -117,7 +113,14 @@ class Judge:
             bypass=_bypass(ask, policy, steering),
             request_id=request.request_id,
             size=len(body),
+            read=(ask, target),
         )
+        if judged.size > INLINE_BYTES:
+            # A parsed body is many times larger than its bytes, and hashed in this thread.
+            if policy.has(Tier.SEMANTIC):
+                judged.partition()
+            judged.read = None
+        return judged
 
     def _target(self, request: Request) -> Target:
         headers = request.headers

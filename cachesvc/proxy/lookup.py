@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from cachesvc.core.model import Bypass, Miss, Reason, Tier
 from cachesvc.errors import ServiceError
@@ -12,8 +11,6 @@ from cachesvc.proxy.seam import fail_open
 from cachesvc.wire import LookupRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from cachesvc.proxy.client import ServiceClient
     from cachesvc.proxy.embedding import Embeddings
     from cachesvc.proxy.judge import Judged
@@ -21,18 +18,9 @@ if TYPE_CHECKING:
     from cachesvc.proxy.proofs import Proofs
     from cachesvc.proxy.seam import Budget, Circuit
 
-    _T = TypeVar("_T")
-
 _NOT_FOUND = 404
 # After these the nearest would not be served either.
 _FINAL = frozenset({Reason.SHADOW, Reason.SCOPE_REQUIRED, Reason.NO_POLICY})
-# What takes longer than about a millisecond on the event loop goes to a thread.
-INLINE_BYTES = 64 * 1024
-
-
-async def offloaded(size: int, work: Callable[[], _T]) -> _T:
-    """The result of pure `work` over `size` bytes, without holding up the event loop."""
-    return work() if size <= INLINE_BYTES else await asyncio.to_thread(work)
 
 
 class Lookups:
@@ -63,7 +51,7 @@ class Lookups:
     async def _outcome(self, judged: Judged, budget: Budget) -> Found | Miss | Bypass:
         if judged.bypass is not None:
             return judged.bypass
-        if self._proofs.missing(judged):
+        if self._proofs.missing(judged.policy, judged.credential):
             return Miss(Reason.CREDENTIAL_UNPROVEN)
         if not self._circuit.would_allow():
             return Miss(Reason.CIRCUIT_OPEN)
@@ -79,7 +67,7 @@ class Lookups:
         vector = await self._embeddings.for_lookup(judged, budget)
         if vector is None:
             return exact or await self._ask(judged, budget, self._exact_request(judged))
-        nearest = await self._ask(judged, budget, await self._nearest_request(judged, vector))
+        nearest = await self._ask(judged, budget, self._nearest_request(judged, vector))
         # Why an entry that is there did not answer says more than that none is near.
         told = isinstance(exact, Miss) and exact.reason not in (Reason.NO_ENTRY, Reason.TIER_OFF)
         return exact if exact is not None and told and isinstance(nearest, Miss) else nearest
@@ -106,15 +94,16 @@ class Lookups:
             policy_id=judged.policy.id,
             exact_key=judged.exact_key,
             scope=judged.scope,
+            space=self._embeddings.space or None,
             max_age_seconds=judged.steering.max_age_seconds,
         )
 
-    async def _nearest_request(self, judged: Judged, vector: bytes) -> LookupRequest:
+    def _nearest_request(self, judged: Judged, vector: bytes) -> LookupRequest:
         return LookupRequest(
             policy_id=judged.policy.id,
             embedding=vector,
             exact_key=judged.exact_key,
-            partition=await offloaded(judged.size, judged.partition),
+            partition=judged.partition(),
             after_exact=_exact_first(judged),
             scope=judged.scope,
             space=self._embeddings.space,

@@ -24,11 +24,12 @@ _POLL_SECONDS_WHILE_OPEN = 1.0
 
 
 class PolicyBook:
-    """The last list read, and per policy the highest generation ever seen."""
+    """The last list read, and per policy the highest generation seen."""
 
     def __init__(self) -> None:
         self._policies: list[Policy] = []
         self._generations: dict[str, int] = {}
+        self._behind: set[str] = set()  # whose last list said less than was known
         self.loaded = asyncio.Event()
 
     @property
@@ -39,12 +40,30 @@ class PolicyBook:
         """The policy that rules a request, None when there is none or no list yet."""
         return match_policy(self._policies, model=model, scope_of=scope_of)
 
+    def only(self) -> Policy | None:
+        """The policy that rules a request whatever it asks, None where that depends on it."""
+        active = [policy for policy in self._policies if policy.active]
+        alone = len(active) == 1 and active[0].applies_to == "all" and active[0].streaming
+        return active[0] if alone else None
+
     def replace(self, policies: list[Policy]) -> None:
-        """A new list. Generations never go down: a replica may lag behind."""
+        """A new list.
+
+        One that says less than was known may come from a replica that lags behind. Two in a row
+        say that the database was restored: what is lower than the truth costs a put, no more.
+        """
         self._policies = list(policies)
+        behind = {p.id for p in policies if p.generation < self._generations.get(p.id, 0)}
+        for policy_id in behind & self._behind:
+            self.forget(policy_id)
+        self._behind = behind
         for policy in policies:
             self.learn(policy.id, policy.generation)
         self.loaded.set()
+
+    def forget(self, policy_id: str) -> None:
+        """The generation known is none of the service's: the next one seen counts."""
+        self._generations.pop(policy_id, None)
 
     def drop(self, policy_id: str) -> None:
         """The service knows no such policy: leave it out until it is listed again."""

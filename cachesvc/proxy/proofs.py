@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cachesvc.proxy.judge import Judged
+    from cachesvc.core.policy import Policy
 
 _MOST = 100_000
 _REFUSED = (401, 403)
@@ -26,11 +26,14 @@ class Proofs:
         self._most = most
         self._accepted: OrderedDict[str, float] = OrderedDict()
 
-    def missing(self, judged: Judged) -> bool:
-        """The policy shares answers beyond the credential, and this one has shown nothing yet."""
-        if not self._seconds or judged.policy.sharing != "shared":
+    def missing(self, policy: Policy, credential: Callable[[], str]) -> bool:
+        """The policy shares answers beyond the credential, and this one has shown nothing yet.
+
+        `credential` is called only where that matters, which is not for most hits.
+        """
+        if not self._seconds or policy.sharing != "shared":
             return False
-        accepted = self._accepted.get(judged.credential)
+        accepted = self._accepted.get(credential())
         return accepted is None or self._clock() - accepted > self._seconds
 
     def learn(self, credential: str, status: int) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cachesvc.core.model import Reason, Tier
 from cachesvc.errors import ServiceError
-from cachesvc.proxy.lookup import offloaded
+from cachesvc.proxy.apart import offloaded
 from cachesvc.wire import MAX_LABEL_CHARS, PutRequest
 
 if TYPE_CHECKING:
@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from cachesvc.proxy.client import ServiceClient
     from cachesvc.proxy.embedding import Embeddings
     from cachesvc.proxy.judge import Judged
+    from cachesvc.proxy.policies import PolicyBook
     from cachesvc.proxy.seam import Circuit, Guard
     from cachesvc.proxy.telemetry import Telemetry
 
 _MOST = 256
 _MOST_BYTES = 64 * 1024 * 1024
 _DROPPED = "dropped"
+_INVALID = 422
 _CODED_COSTS = 1024 * 1024
 
 
@@ -42,10 +44,12 @@ class Puts:
         service: ServiceClient,
         circuit: Circuit,
         embeddings: Embeddings,
+        book: PolicyBook,
         telemetry: Telemetry,
         guard: Guard,
     ) -> None:
         self._service = service
+        self._book = book
         self._circuit = circuit
         self._embeddings = embeddings
         self._telemetry = telemetry
@@ -108,15 +112,21 @@ class Puts:
         if self._circuit.open:
             return Reason.CIRCUIT_OPEN
         try:
-            request = await self._request(answer, sealed, vector)
+            request = self._request(answer, sealed, vector)
             await self._service.put(request, request_id=judged.request_id)
-        except ServiceError:
-            return Reason.CACHE_UNAVAILABLE
+        except ServiceError as exc:
+            return self._refused(judged, exc)
         return None
 
-    async def _request(self, answer: Answer, sealed: Sealed, vector: bytes | None) -> PutRequest:
+    def _refused(self, judged: Judged, error: ServiceError) -> Reason:
+        # A generation that the service has never seen is from before its database was restored.
+        if error.status == _INVALID and ": generation: " in error.message:
+            self._book.forget(judged.policy.id)
+            return Reason.STALE_GENERATION
+        return Reason.CACHE_UNAVAILABLE
+
+    def _request(self, answer: Answer, sealed: Sealed, vector: bytes | None) -> PutRequest:
         judged = answer.judged
-        partition = None if vector is None else await offloaded(judged.size, judged.partition)
         fits = len(judged.model) <= MAX_LABEL_CHARS and "\x00" not in judged.model
         return PutRequest(
             policy_id=judged.policy.id,
@@ -124,7 +134,7 @@ class Puts:
             media_type=sealed.media_type,
             embedding=vector,
             exact_key=judged.exact_key,
-            partition=partition,
+            partition=None if vector is None else judged.partition(),
             scope=judged.scope,
             space=None if vector is None else self._embeddings.space,
             prompt_text=judged.question.text if judged.question else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from multidict import CIMultiDict
@@ -12,6 +12,7 @@ from yarl import URL
 
 from cachesvc.errors import CallerLeft, UpstreamFailed
 from cachesvc.proxy.client import sendable
+from cachesvc.proxy.request import named_by_connection
 
 if TYPE_CHECKING:
     import io
@@ -32,9 +33,39 @@ _BODILESS = (204, 304)
 # Idle connections are given up before most servers give them up (5 s), so that no request is
 # sent into a connection that is just being closed.
 _KEEPALIVE_SECONDS = 4.0
-_MAX_HEADER_BYTES = 64 * 1024
+_MAX_HEADER_BYTES = 256 * 1024
 _MAX_HEADERS = 1000
 _UNSENDABLE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class _Request(aiohttp.ClientRequest):
+    """Sends header values as the bytes they came as; aiohttp would send them as UTF-8."""
+
+    async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
+        protocol = conn.protocol
+        if protocol is not None and not all(value.isascii() for value in self.headers.values()):
+            protocol.transport = _RawHead(protocol)  # type: ignore[assignment]
+        return await super().send(conn)
+
+
+class _RawHead:
+    """Stands for a connection's transport until the head of one request is written."""
+
+    def __init__(self, protocol: aiohttp.client_proto.ResponseHandler) -> None:
+        self._protocol = protocol
+        self._transport = protocol.transport
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        head, blank, rest = bytes(data).partition(b"\r\n\r\n")
+        self._protocol.transport = self._transport
+        if self._transport is not None:
+            self._transport.write(head.decode("utf-8").encode("latin-1") + blank + rest)
+
+    def writelines(self, pieces: Iterable[bytes]) -> None:
+        self.write(b"".join(pieces))
 
 
 class _Response(aiohttp.ClientResponse):
@@ -81,6 +112,7 @@ class Relay:
 
     def __init__(self, upstream: str, *, connect_seconds: float, idle_seconds: float) -> None:
         self._base = upstream.rstrip("/")
+        self._url = URL(self._base, encoded=True)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -96,6 +128,7 @@ class Relay:
             max_line_size=_MAX_HEADER_BYTES,
             max_field_size=_MAX_HEADER_BYTES,
             max_headers=_MAX_HEADERS,
+            request_class=_Request,
             response_class=_Response,
             middlewares=(_once,),
         )
@@ -106,8 +139,7 @@ class Relay:
 
         Raises UpstreamFailed when no answer begins; leaving closes what has not ended.
         """
-        query = f"?{request.query}" if request.query else ""
-        headers = _sent_on(request.raw_headers)
+        headers = _sent_on(request.sent_on)
         data: bytes | io.BytesIO | AsyncIterator[bytes] | None = None
         if body is not None:
             headers["content-length"] = str(len(body))
@@ -117,7 +149,7 @@ class Relay:
         try:
             response = await self._session.request(
                 request.method,
-                URL(f"{self._base}{request.path}{query}", encoded=True),
+                self._target(request),
                 headers=headers,
                 data=data,
                 allow_redirects=False,
@@ -130,6 +162,15 @@ class Relay:
             if not isinstance(response, _Response) or not 200 <= response.status <= 599:
                 raise UpstreamFailed(f"the upstream answered with status {response.status}")
             yield Upstream(response, request.method)
+
+    def _target(self, request: Request) -> URL:
+        """Path and query as they came, at the upstream or nowhere. Raises UpstreamFailed."""
+        query = f"?{request.query}" if request.query else ""
+        target = URL(f"{self._base}{request.path}{query}", encoded=True)
+        at = (target.scheme, target.raw_authority)
+        if not request.path.startswith("/") or at != (self._url.scheme, self._url.raw_authority):
+            raise UpstreamFailed("the target leads elsewhere")
+        return target
 
     async def close(self) -> None:
         await self._session.close()
@@ -157,19 +198,19 @@ def _failure(exc: Exception) -> UpstreamFailed:
 
 def _sent_on(headers: RawHeaders) -> CIMultiDict[str]:
     sent: CIMultiDict[str] = CIMultiDict()
-    dropped = _NOT_SENT_ON | _named_by_connection(headers)
+    dropped = _NOT_SENT_ON
     if any(name.lower() == b"transfer-encoding" for name, _ in headers):
         dropped |= {b"content-length"}
     for name, value in headers:
         if name.lower() not in dropped:
-            sent.add(name.decode("latin-1"), _text(value))
+            sent.add(name.decode("latin-1"), value.decode("latin-1"))
     return sent
 
 
 def _passed_back(headers: Iterable[tuple[bytes, bytes]], status: int) -> RawHeaders:
     """What goes back; a header that HTTP forbids to send is left out, the answer is not."""
     headers = tuple(headers)
-    dropped = _HOP_BY_HOP | _named_by_connection(headers)
+    dropped = _HOP_BY_HOP | named_by_connection(headers)
     chunked = any(name.lower() == b"transfer-encoding" for name, _ in headers)
     if chunked or status in _BODILESS:
         dropped |= {b"content-length"}
@@ -178,16 +219,3 @@ def _passed_back(headers: Iterable[tuple[bytes, bytes]], status: int) -> RawHead
         for name, value in headers
         if name.lower() not in dropped and not _UNSENDABLE.search(value)
     ]
-
-
-def _named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
-    values = (value for name, value in headers if name.lower() == b"connection")
-    return {token.strip().lower() for value in values for token in value.split(b",")}
-
-
-def _text(value: bytes) -> str:
-    # aiohttp sends UTF-8, so that this arrives as it came; what is not UTF-8 arrives as such.
-    try:
-        return value.decode("utf-8")
-    except UnicodeDecodeError:
-        return value.decode("latin-1")

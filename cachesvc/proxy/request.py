@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         AsyncIterator,
         Awaitable,
         Callable,
+        Iterable,
         Iterator,
         MutableMapping,
         Sequence,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     RawHeaders = Sequence[tuple[bytes, bytes]]
 
 _MAX_REQUEST_ID = 256
+# They say where a message ends, whatever Connection says of them.
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +42,19 @@ class Whole:
 
 
 class Request:
-    """A request of a caller. `headers` maps lower-case names to their values in order (latin-1)."""
+    """A request of a caller. `headers` maps lower-case names to their values in order (latin-1).
+
+    Headers that its `Connection` names are none of it (RFC 9110, 7.6.1): the upstream never sees
+    them, so neither may a key or a scope. `sent_on` are all the others, as they came.
+    """
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["raw_path"].decode("latin-1")
         self.query: str = scope["query_string"].decode("latin-1")
-        self.raw_headers: RawHeaders = scope["headers"]
+        self.sent_on: RawHeaders = _without_named(scope["headers"])
         self.headers: dict[str, tuple[str, ...]] = {}
-        for name, value in self.raw_headers:
+        for name, value in self.sent_on:
             key = name.decode("latin-1").lower()
             self.headers[key] = (*self.headers.get(key, ()), value.decode("latin-1"))
         self.gone = False
@@ -84,7 +91,9 @@ class Request:
             size += len(piece)
             if size > limit:
                 return None
-        return b"".join(self._kept)
+        whole = b"".join(self._kept)
+        self._kept = [whole]  # the pieces would be a second copy
+        return whole
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body from its start, as it comes. Only once. Raises CallerLeft."""
@@ -128,6 +137,17 @@ class Request:
         self.gone = True
         if self._handler is not None:
             self._handler.cancel()
+
+
+def named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
+    """The lower-case names of the headers that are for this connection only."""
+    values = (value for name, value in headers if name.lower() == b"connection")
+    return {token.strip().lower() for value in values for token in value.split(b",")}
+
+
+def _without_named(headers: RawHeaders) -> RawHeaders:
+    named = named_by_connection(headers) - _FRAMING
+    return [pair for pair in headers if pair[0].lower() not in named] if named else headers
 
 
 class Reply:

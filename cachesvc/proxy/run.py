@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 from cachesvc.config_checks import split_listen
 from cachesvc.dialects.openai_chat import OpenAIChat
+from cachesvc.edge.limits import Limits
 from cachesvc.edge.server import Listener, install_stop_signals
 from cachesvc.edge.server import run as run_server
 from cachesvc.embed.factory import create
 from cachesvc.errors import ConfigError, EmbedError
+from cachesvc.proxy.apart import Apart
 from cachesvc.proxy.app import ProxyApp
 from cachesvc.proxy.client import ServiceClient
 from cachesvc.proxy.embedding import Embeddings
@@ -41,6 +43,8 @@ log = logging.getLogger("cachesvc.proxy")
 _WARM_WITHIN_SECONDS = 5.0
 _WARM_AGAIN_SECONDS = 2.0
 _GRACE_SECONDS = 2.5
+# Above what upstreams take (nginx 32 KiB, Envoy 60 KiB): it is theirs to refuse.
+_LIMITS = Limits(max_headers=256, max_head_bytes=64 * 1024)
 _DRAIN_SECONDS = 2.0
 
 
@@ -117,8 +121,15 @@ async def serve(
     async with running(settings, embedder) as proxy:
         await proxy.settle(_WARM_WITHIN_SECONDS)
         host, port = split_listen("proxy.listen", settings.proxy.listen)
-        listener = Listener(proxy.app, host, port, "proxy.listen")
-        await run_server([listener], stop=stop, ready=ready, grace_seconds=_GRACE_SECONDS)
+        listener = Listener(proxy.app, host, port, "proxy.listen", refusal=_refusal)
+        await run_server(
+            [listener], stop=stop, ready=ready, grace_seconds=_GRACE_SECONDS, limits=_LIMITS
+        )
+
+
+def _refusal(status: int, message: str) -> bytes:
+    code = {400: "bad_request", 408: "request_timeout"}.get(status, "headers_too_large")
+    return OpenAIChat().error(status, code, message)
 
 
 @asynccontextmanager
@@ -140,12 +151,15 @@ async def running(settings: Settings, embedder: Embedder | None) -> AsyncIterato
         telemetry.watch_circuit("embedder", lambda: embedder_circuit.open)
         guard, warmth = Guard(telemetry.bug), Warmth(embedder, asyncio.Event())
         embeddings = Embeddings(embedder, warmth.ready, embedder_circuit, telemetry)
-        puts = Puts(service, service_circuit, embeddings, telemetry, guard)
+        puts = Puts(service, service_circuit, embeddings, book, telemetry, guard)
+        apart = Apart()
+        stack.callback(apart.close)
         proofs = Proofs(settings.proxy.credential_proof_seconds)
         transport = Transport(
             dialects=[OpenAIChat()],
             book=book,
             judge=Judge(settings, book),
+            apart=apart,
             lookups=Lookups(service, service_circuit, embeddings, book, proofs),
             relay=relay,
             puts=puts,

@@ -126,9 +126,14 @@ class Circuit:
             return True
         return not self._trying and self._clock() >= self._half_open_at
 
-    def call(self, budget: Budget | None = None) -> _Call:
-        """A context for one call; entering it raises CircuitOpen, leaving it tells the outcome."""
-        return _Call(self, budget)
+    def call(
+        self, budget: Budget | None = None, blamed: Callable[[], bool] = lambda: True
+    ) -> _Call:
+        """A context for one call; entering it raises CircuitOpen, leaving it tells the outcome.
+
+        `blamed` is asked after a deadline: whether the part is to blame for it.
+        """
+        return _Call(self, budget, blamed)
 
     def answered(self) -> None:
         """Something else has seen that the part is back: let one call through at once."""
@@ -173,9 +178,10 @@ class Circuit:
 class _Call:
     """One call through a circuit. Fed by faults and deadlines, never by a caller who leaves."""
 
-    def __init__(self, circuit: Circuit, budget: Budget | None) -> None:
+    def __init__(self, circuit: Circuit, budget: Budget | None, blamed: Callable[[], bool]) -> None:
         self._circuit = circuit
         self._budget = budget
+        self._blamed = blamed
         self._spent_before = 0.0
         self._trial = False
 
@@ -193,7 +199,7 @@ class _Call:
             self._circuit.failed(self._trial)
         elif error is None or isinstance(error, ServiceError):
             self._circuit.succeeded(self._trial)
-        elif self._used_up_the_budget():
+        elif self._used_up_the_budget() and self._blamed():
             self._circuit.failed(self._trial)
         else:
             self._circuit.released(self._trial)

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from cachesvc.core.model import Bypass, Reason
 from cachesvc.errors import UpstreamFailed
+from cachesvc.proxy.apart import offloaded
 from cachesvc.proxy.capture import Capture
-from cachesvc.proxy.lookup import offloaded
 from cachesvc.proxy.puts import Answer
 from cachesvc.proxy.request import Whole
 
 if TYPE_CHECKING:
     from cachesvc.core.model import Miss
+    from cachesvc.core.policy import Policy
     from cachesvc.dialects.base import Dialect
     from cachesvc.proxy.headers import CacheHeaders
     from cachesvc.proxy.judge import Judged
@@ -69,6 +70,32 @@ class Bystander:
         return error_reply(self._dialect, failure.status, failure.message)
 
 
+class Teller(Bystander):
+    """Of an answer to a request that could not be judged: says so, and keeps nothing."""
+
+    def __init__(
+        self, dialect: Dialect, outcome: Miss, headers: CacheHeaders, policy: Policy, guard: Guard
+    ) -> None:
+        super().__init__(dialect)
+        self._outcome = outcome
+        self._headers = headers
+        self._policy = policy
+        self._guard = guard
+
+    def head(self, upstream: Upstream) -> RawHeaders:
+        with self._guard:
+            ours = self._headers.of_pass(self._outcome, upstream.status, self._policy)
+            return self._headers.merged(upstream.headers, ours, self._policy)
+        return upstream.headers
+
+    def error(self, failure: UpstreamFailed) -> Whole:
+        reply = super().error(failure)
+        with self._guard:
+            ours = self._headers.of_pass(self._outcome, None, self._policy)
+            return Whole(reply.status, (*reply.headers, *ours), reply.body)
+        return reply
+
+
 class Keeper:
     """Of an answer to a judged request: says what the cache did, and hands a copy to the puts."""
 
@@ -93,10 +120,10 @@ class Keeper:
 
     def head(self, upstream: Upstream) -> RawHeaders:
         with self._guard:
-            self._proofs.learn(self._judged.credential, upstream.status)
+            self._proofs.learn(self._judged.credential(), upstream.status)
             policy = self._judged.policy
             ours = self._headers.of_pass(self._outcome, upstream.status, policy)
-            merged = self._headers.merged(upstream.headers, ours)
+            merged = self._headers.merged(upstream.headers, ours, policy)
             if self._left_alone:
                 return merged
             self._framed = upstream.framed
@@ -151,5 +178,5 @@ class Keeper:
 
 def error_reply(dialect: Dialect, status: int, message: str) -> Whole:
     """An error in the protocol's shape."""
-    code = {502: "upstream_error", 504: "upstream_timeout"}[status]
+    code = {400: "bad_target", 502: "upstream_error", 504: "upstream_timeout"}[status]
     return Whole(status, (_JSON,), dialect.error(status, code, message))

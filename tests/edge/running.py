@@ -90,6 +90,12 @@ class App:
         await self._go.wait()
         await send({"type": "http.response.body", "body": b"last"})
 
+    async def fail(self, scope: Any, receive: Any, send: Any) -> None:
+        """Fails after the first bytes."""
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"first", "more_body": True})
+        raise ValueError("the app has a bug")
+
     async def flood(self, scope: Any, receive: Any, send: Any) -> None:
         """Sends more than any socket buffers until the peer is gone."""
         await send({"type": "http.response.start", "status": 200, "headers": []})

@@ -35,6 +35,32 @@ def test_an_http_1_0_client_sees_a_reset(loop: str) -> None:
             read_all(sock)
 
 
+def test_an_http_1_0_client_never_takes_a_failure_for_an_end(loop: str) -> None:
+    with Running(App(), loop) as edge, edge.connect() as sock:
+        sock.sendall(b"GET /fail HTTP/1.0\r\n\r\n")
+        with pytest.raises(ConnectionResetError):
+            read_all(sock)
+
+
+@pytest.mark.parametrize("extra", [b"", b"Connection: keep-alive\r\n"])
+def test_an_http_1_0_client_gets_bare_bytes_up_to_the_end(loop: str, extra: bytes) -> None:
+    app = App()
+    with Running(app, loop) as edge, edge.connect() as sock:
+        sock.sendall(b"GET /stream HTTP/1.0\r\n" + extra + b"\r\n")
+        received = read_until(sock, b"first")
+        app.go()
+        head, _, body = (received + read_all(sock)).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head
+    assert b"connection: close" in head
+    assert body == b"firstlast"
+
+
+def test_an_http_1_0_reply_with_a_length_keeps_it(loop: str) -> None:
+    with Running(App(), loop) as edge:
+        head, _, body = edge.exchange(b"GET /scope HTTP/1.0\r\n\r\n").partition(b"\r\n\r\n")
+    assert b"content-length: %d" % len(body) in head
+
+
 def test_a_client_library_raises(loop: str) -> None:
     app = App()
     with Running(app, loop) as edge, httpx.stream("GET", f"{edge.url}/abort") as reply:

@@ -62,6 +62,10 @@ class FakeService:
         elif path == "/cache/put":
             kept = msgspec.msgpack.decode(seen.body, type=wire.PutRequest)
             wire.check_put(kept)
+            if (kept.generation or 0) > self.generation:
+                said = f"generation: is {kept.generation}; the current one is {self.generation}"
+                await connection.send(_refusal("422 Unprocessable Entity", said))
+                return
             self.puts.append(kept)
             await connection.send(
                 _packed(wire.PutReply(entry_id=None, expires_at=None, stored=True, reason=""))
@@ -143,8 +147,8 @@ def _packed(value: Any, status: str = "200 OK") -> bytes:
     return answer(msgspec.msgpack.encode(value), status=status, media_type=_PACKED)
 
 
-def _refusal(status: str) -> bytes:
-    error = wire.ErrorReply(error=wire.ErrorDetail(code="CODE", message="a message"))
+def _refusal(status: str, message: str = "a message") -> bytes:
+    error = wire.ErrorReply(error=wire.ErrorDetail(code="CODE", message=message))
     return _packed(error, status)
 
 

@@ -148,7 +148,7 @@ async def rig(
     *,
     policy: Policy | None = None,
     policies: dict[str, Policy] | None = None,
-    embed: bool = False,
+    embed: bool | str = False,
     embed_timeout_ms: int = 20_000,
     budget_ms: int = 20_000,
     **proxy: Any,
@@ -173,8 +173,8 @@ async def rig(
                 }
             ),
             embed=Embed(
-                provider="openai" if embed else "none",
-                base_url=f"{provider.server.url}/v1" if embed else "",
+                provider=embed if isinstance(embed, str) else "openai" if embed else "none",
+                base_url=f"{provider.server.url}/v1" if embed is True else "",
                 timeout_ms=embed_timeout_ms,
             ),
         )

@@ -171,6 +171,20 @@ async def test_the_deadline_counts_against_who_used_the_time_up() -> None:
     assert circuit.open
 
 
+async def test_the_deadline_does_not_count_where_the_part_is_not_to_blame() -> None:
+    clock = Clock()
+    circuit = Circuit(clock)
+    for blamed in [False] * 20 + [True] * 5:
+        assert not circuit.open
+        budget = Budget(1.0, clock)
+        call = circuit.call(budget, lambda blamed=blamed: blamed)  # type: ignore[misc]
+        call.__enter__()
+        clock.now += 1.0
+        budget.passed = True
+        call.__exit__(asyncio.CancelledError, asyncio.CancelledError(), None)
+    assert circuit.open
+
+
 async def test_the_deadline_does_not_count_against_who_got_the_rest() -> None:
     clock = Clock()
     circuit = Circuit(clock)

@@ -68,6 +68,18 @@ async def test_the_two_calls_of_one_miss_say_that_they_belong_together() -> None
         assert (nearest.prompt_text, exact.prompt_text) == (ASKED, None)
 
 
+async def test_an_exact_lookup_names_the_space_too() -> None:
+    """So that an alias to an entry of another space does not answer."""
+    async with rig(embed=True) as proxy:
+        await proxy.chat(ASKED)
+        exact, nearest = proxy.service.lookups
+        assert exact.space == nearest.space
+        assert exact.space
+    async with rig() as without:
+        await without.chat(ASKED)
+        assert without.service.lookups[0].space is None
+
+
 @pytest.mark.parametrize("fault", ["500", "garbage", "close"])
 async def test_when_the_embedder_fails_the_exact_tier_still_learns(fault: str) -> None:
     async with rig(embed=True) as proxy:
@@ -190,6 +202,7 @@ async def test_equal_texts_in_flight_share_one_call() -> None:
 async def test_a_shadow_is_one_call_and_is_put_as_ever(listed: str) -> None:
     """Also where the proxy's list still says live."""
     async with rig(embed=True, policy=Policy(mode=listed)) as proxy:
+        proxy.service.generation = 3
         proxy.service.reply = contract.LookupReply(
             hit=False, tier=None, reason="shadow", similarity=1.0, generation=3
         )

@@ -94,6 +94,34 @@ async def test_when_the_policy_cannot_be_had_the_last_one_read_counts(fault: str
         assert proxy.service.puts[0].generation == 1
 
 
+async def test_after_a_restore_one_put_is_lost_and_the_next_is_kept() -> None:
+    """The service has gone back to a generation before the one this proxy knows."""
+    async with rig(policy_poll_seconds=60) as proxy:
+        proxy.service.generation = 9
+        await proxy.chat("one")
+        await proxy.kept(1)
+        proxy.service.generation = 3
+        await proxy.chat("two")
+        await proxy.counted("stale_generation")
+        assert await proxy.not_put("cache_unavailable") == 0
+        await proxy.chat("three")
+        await proxy.kept(2)
+        assert [put.generation for put in proxy.service.puts] == [9, 3]
+
+
+async def test_after_a_restore_two_lists_are_enough() -> None:
+    async with rig() as proxy:
+        proxy.service.generation = 9
+        await proxy.chat("one")
+        await proxy.kept(1)
+        proxy.service.generation = 3
+        before = proxy.service.list_calls
+        await eventually(lambda: proxy.service.list_calls >= before + 4)
+        await proxy.chat("two")
+        await proxy.kept(2)
+        assert proxy.service.puts[1].generation == 3
+
+
 async def test_what_keeps_nothing_asks_for_no_generation() -> None:
     async with rig(policy_poll_seconds=2) as proxy:
         await proxy.chat(headers=[("cache-control", "no-cache, no-store")])

@@ -122,19 +122,32 @@ def test_without_headers_nothing_is_said() -> None:
     assert HEADERS.of_refusal(Miss(Reason.NO_ENTRY), silent) == []
 
 
-def test_ours_replace_the_upstreams_and_cache_status_comes_after_its_own() -> None:
+def test_no_header_of_ours_is_the_upstreams_and_cache_status_comes_after_its_own() -> None:
     theirs = [
         (b"x-ai-cache-status", b"HIT"),
+        (b"X-AI-Cache-Tier", b"semantic"),
+        (b"x-ai-cache-similarity", b"0.9999"),
+        (b"x-ai-cache-age", b"99"),
+        (b"x-ai-cache-entry-id", b"theirs"),
+        (b"age", b"12"),
         (b"Cache-Status", b"upstream; hit"),
         (b"x-other", b"1"),
     ]
     ours = HEADERS.of_pass(Miss(Reason.NO_ENTRY), 200, Policy())
-    assert _said(HEADERS.merged(theirs, ours)) == [
+    assert _said(HEADERS.merged(theirs, ours, Policy())) == [
+        ("age", "12"),
         ("Cache-Status", "upstream; hit"),
         ("x-other", "1"),
         ("X-AI-Cache-Status", "MISS"),
         ("cache-status", "cachesvc; fwd=miss; fwd-status=200; detail=no_entry"),
     ]
+
+
+def test_names_of_another_set_than_the_policys_are_left_alone() -> None:
+    theirs = [(b"x-aisix-cache", b"hit"), (b"x-aisix-cache-layer", b"exact"), (b"x-a", b"1")]
+    aisix = Policy(header_names="aisix", headers=False)
+    assert HEADERS.merged(theirs, [], aisix) == [(b"x-a", b"1")]
+    assert HEADERS.merged(theirs, [], Policy()) == theirs
 
 
 def test_every_cache_status_is_a_structured_field() -> None:

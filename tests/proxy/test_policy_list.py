@@ -150,7 +150,17 @@ def _is_open_after_failures(circuit: Circuit) -> bool:
     return circuit.open and not circuit.would_allow()
 
 
-def test_a_generation_never_goes_down() -> None:
+def test_a_database_that_was_restored_is_believed_from_the_second_list_on() -> None:
+    book = PolicyBook()
+    for generation in (7, 5, 7, 5):
+        book.replace([resolve(Policy(), "p", generation)])
+        assert book.generation("p") == 7
+    book.replace([resolve(Policy(), "p", 5)])
+    assert book.generation("p") == 5
+    assert book.learn("p", 6) == 6
+
+
+def test_a_list_that_lags_behind_takes_no_generation_back() -> None:
     book = PolicyBook()
     assert book.generation("p") is None
     book.replace([resolve(Policy(), "p", 7)])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.proxy.rig import PATH, Rig, chat_body, rig
-from tests.servers import ask
+from tests.proxy.rig import PATH, Rig, always, chat_body, completion, rig
+from tests.servers import answer, ask
 
 PLAIN = chat_body(temperature=0.2)
 
@@ -72,3 +72,40 @@ async def test_a_renamed_upstream_is_another_and_a_common_name_is_one() -> None:
             await proxy.kept(1)
         assert two.service.puts[0].exact_key == key
         assert three.service.puts[0].exact_key != key
+
+
+async def test_a_header_that_connection_names_is_in_no_key_as_it_is_in_no_call() -> None:
+    beta, hop = ("openai-beta", "assistants=v2"), ("connection", "keep-alive, OpenAI-Beta")
+    async with rig() as proxy:
+        with_beta = await proxy.chat(headers=[beta])
+        await proxy.kept(1)
+        dropped = await proxy.chat(headers=[beta, hop])
+        await proxy.kept(2)
+        assert dropped["x-ai-cache-status"] == "MISS"
+        betas = [seen.values("openai-beta") for seen in proxy.upstream.seen]
+        assert betas == [["assistants=v2"], []]
+        assert (await proxy.chat()).body == dropped.body
+        assert (await proxy.chat(headers=[beta])).body == with_beta.body
+
+
+async def test_a_credential_that_connection_names_is_nobodys() -> None:
+    async with rig() as proxy:
+        await proxy.chat(headers=[("connection", "authorization")])
+        await proxy.kept(1)
+        assert proxy.upstream.seen[0].values("authorization") == []
+        assert proxy.service.puts[0].scope == "anonymous"
+
+
+async def test_steering_that_connection_names_is_not_heard_as_it_is_not_sent_on() -> None:
+    async with rig() as proxy:
+        headers = [("cache-control", "only-if-cached"), ("connection", "cache-control")]
+        assert (await proxy.chat(headers=headers)).status == 200
+        assert proxy.upstream.seen[0].values("cache-control") == []
+
+
+@pytest.mark.parametrize("path", [PATH, "/v1/files"])
+async def test_a_length_that_connection_names_still_frames_the_body(path: str) -> None:
+    async with rig(always(answer(completion()))) as proxy:
+        hop = [("connection", "content-length")]
+        assert (await ask(proxy.url, "POST", path, hop, chat_body())).status == 200
+        assert proxy.upstream.seen[0].body == chat_body()

@@ -112,20 +112,28 @@ async def test_without_proofs_everyone_shares_at_once() -> None:
 def test_a_proof_ends_with_its_time_and_memory_is_bounded() -> None:
     now = 1000.0
     proofs = Proofs(60, clock=lambda: now, most=3)
-    assert proofs.missing(SHARED, "a")
-    assert not proofs.missing(Policy(), "a")
+
+    def missing(name: str) -> bool:
+        return proofs.missing(SHARED, lambda: name)
+
+    def never() -> str:
+        pytest.fail("a credential was hashed for nothing")
+
+    assert missing("a")
+    assert not proofs.missing(Policy(), never)
+    assert not Proofs(0).missing(SHARED, never)
     proofs.learn("a", 200)
     now += 60
-    assert not proofs.missing(SHARED, "a")
+    assert not missing("a")
     now += 0.1
-    assert proofs.missing(SHARED, "a")
+    assert missing("a")
     for name in "abcd":
         proofs.learn(name, 204)
-    assert [name for name in "abcd" if proofs.missing(SHARED, name)] == ["a"]
+    assert [name for name in "abcd" if missing(name)] == ["a"]
     for status in (199, 302, 429, 500):
         proofs.learn("x", status)
-    assert proofs.missing(SHARED, "x")
+    assert missing("x")
     for status in (401, 403):
         proofs.learn("d", 200)
         proofs.learn("d", status)
-        assert proofs.missing(SHARED, "d")
+        assert missing("d")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cachesvc.core.policy import Policy
 from tests.proxy.rig import completion, eventually, rig
 from tests.servers import RawServer, answer, ask
 
@@ -145,10 +146,26 @@ async def test_the_proxy_accepts_and_fails_open_when_the_service_never_came() ->
         assert (await ask(proxy.url, "GET", "/livez")).status == 200
 
 
-async def test_reading_a_huge_request_is_within_the_budget_too() -> None:
+async def test_reading_a_huge_request_is_within_the_budget_too_and_is_told() -> None:
     async with rig(_fixed, budget_ms=1) as proxy:
         got = await proxy.chat("x" * 4_000_000)
         assert _served(got)
-        assert got["x-ai-cache-status"] is None
+        assert (got["x-ai-cache-status"], _detail(got)) == ("MISS", "lookup_timeout")
+        assert (proxy.service.lookups, proxy.service.puts) == ([], [])
         counted = await proxy.metrics()
         assert counted['cachesvc_fail_open_total{cause="lookup_timeout"}'] == 1
+
+
+async def test_where_no_one_policy_can_be_named_a_late_judgement_says_nothing() -> None:
+    async with rig(_fixed, budget_ms=1, policy=Policy(applies_to="model:m")) as proxy:
+        got = await proxy.chat("x" * 4_000_000)
+        assert (_served(got), got["x-ai-cache-status"]) == (True, None)
+
+
+async def test_an_upstream_fault_after_a_late_judgement_is_told_in_the_same_way() -> None:
+    async def broken(seen: Seen, wire: Wire) -> None:
+        wire.reset()
+
+    async with rig(broken, budget_ms=1) as proxy:
+        got = await proxy.chat("x" * 4_000_000)
+        assert (got.status, got["x-ai-cache-status"]) == (502, "MISS")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cachesvc.core.policy import BypassRule, Policy
-from tests.proxy.rig import Rig, completion, eventually, rig
-from tests.servers import answer
+from tests.proxy.rig import Rig, always, chat_body, completion, eventually, rig
+from tests.servers import RawServer, answer, ask
 
 if TYPE_CHECKING:
     from tests.servers import Seen, Wire
@@ -210,3 +210,50 @@ async def test_steering_headers_go_on_to_the_upstream() -> None:
         seen = proxy.upstream.seen[0]
         assert seen.values("cache-control") == ["no-store"]
         assert seen.values("x-higress-skip-ai-cache") == ["off"]
+
+
+async def _refused(proxy: Rig, text: str = "Hello") -> None:
+    got = await proxy.chat(text, headers=[ONLY])
+    assert got.status == 504
+    assert set(json.loads(got.body)["error"]) == {"message", "type", "param", "code"}
+    assert proxy.upstream.seen == []
+
+
+async def test_only_if_cached_is_504_where_the_request_could_not_be_judged_in_time() -> None:
+    async with rig(budget_ms=1) as proxy:
+        await _refused(proxy, "x" * 4_000_000)
+
+
+async def test_only_if_cached_is_504_where_no_policies_were_ever_read() -> None:
+    nobody = RawServer(always(b""))
+    async with nobody:
+        pass
+    async with rig(service_url=nobody.url) as proxy:
+        await _refused(proxy)
+
+
+async def test_only_if_cached_is_504_for_what_is_too_large_to_be_judged() -> None:
+    async with rig(max_request_bytes=1024) as proxy:
+        await _refused(proxy, "x" * 5000)
+
+
+@pytest.mark.parametrize(
+    ("policies", "body"),
+    [
+        pytest.param({"p": Policy()}, b"not json", id="unreadable"),
+        pytest.param({}, chat_body(), id="no policy"),
+        pytest.param({"p": Policy(enabled=False)}, chat_body(), id="disabled"),
+        pytest.param({"p": Policy(applies_to="model:n")}, chat_body(), id="another model's"),
+    ],
+)
+async def test_only_if_cached_says_nothing_to_what_is_not_ours(
+    policies: dict[str, Policy], body: bytes
+) -> None:
+    async with rig(policies=policies) as proxy:
+        assert (await proxy.post(body, [ONLY])).status == 200
+        assert len(proxy.upstream.seen) == 1
+
+
+async def test_only_if_cached_says_nothing_to_other_paths() -> None:
+    async with rig(always(answer(b"{}"))) as proxy:
+        assert (await ask(proxy.url, "POST", "/v1/files", [ONLY], b"{}")).status == 200

@@ -1,0 +1,36 @@
+"""Replies to HTTP/1.0, which knows no chunks: without a length, they end with the connection."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+
+def until_close(app: Any, cycle: RequestResponseCycle) -> Any:
+    """`app`, whose reply without Content-Length is sent bare (RFC 9112, 6.3, rule 8)."""
+
+    async def framed(scope: Any, receive: Any, send: Any) -> None:
+        bare = False
+
+        async def unchunked(message: Any) -> None:
+            nonlocal bare
+            if message["type"] == "http.response.start":
+                names = {name.lower() for name, _ in message.get("headers", ())}
+                bare = b"content-length" not in names
+                if bare:
+                    cycle.chunked_encoding = False
+            elif bare:
+                # The cycle takes each piece for all that was announced.
+                cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await app(scope, receive, unchunked)
+        finally:
+            if bare and not cycle.response_complete and not cycle.disconnected:
+                # The end of the connection would look like the end of the reply.
+                scope["extensions"]["cachesvc.abort"]()
+
+    return framed
