@@ -27,12 +27,7 @@ def parse(body: bytes) -> Any:
     """
     try:
         text = body.decode("utf-8")
-        value = json.loads(
-            text,
-            object_pairs_hook=_object,
-            parse_float=_finite,
-            parse_constant=_refuse_constant,
-        )
+        value = _DECODER.decode(text)
     except UnicodeDecodeError as exc:
         raise Unreadable("the body is not UTF-8") from exc
     except ValueError as exc:  # also an integer longer than int() reads
@@ -55,9 +50,7 @@ def encode(value: Any) -> bytes:
 
     Integers and floats stay apart (`1` is not `1.0`): an upstream may treat them differently.
     """
-    return json.dumps(
-        value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False
-    ).encode("utf-8")
+    return _ENCODER.encode(value).encode("utf-8")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -91,3 +84,12 @@ def _children(item: Any) -> Any:
     if isinstance(item, dict):
         return item.values()
     return item if isinstance(item, list) else ()
+
+
+# Made once: the module's functions make a new one for each call.
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_float=_finite, parse_constant=_refuse_constant
+)
+_ENCODER = json.JSONEncoder(
+    ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False
+)

@@ -16,6 +16,7 @@ from collections import deque
 from typing import TYPE_CHECKING, TypeVar
 
 from cachesvc.core.model import Miss, Reason
+from cachesvc.deadline import ended_within
 from cachesvc.errors import CacheError, EmbedError, ServiceError, ServiceUnavailable
 
 if TYPE_CHECKING:
@@ -69,13 +70,13 @@ async def within(budget: Budget, work: Coroutine[Any, Any, _T]) -> _T:
     Detached: `work` is then cancelled but not waited for, since what hangs may hang in its
     cancellation, too.
     """
-    task = asyncio.ensure_future(work)
+    task = asyncio.get_running_loop().create_task(work)
     try:
-        done, _ = await asyncio.wait({task}, timeout=max(0.0, budget.left))
+        ended = await ended_within(task, max(0.0, budget.left))
     except asyncio.CancelledError:
         _abandon(task)
         raise
-    if done:
+    if ended:
         return task.result()
     budget.passed = True
     _abandon(task)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
+from cachesvc.deadline import ended_within
 from cachesvc.errors import Busy, StoreUnavailable
 from cachesvc.service.faults import FaultLog
 
@@ -48,22 +49,15 @@ class Bounds:
         if len(self._running) >= self._places:
             work.close()
             raise Busy
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(work)
+        task = asyncio.get_running_loop().create_task(work)
         self._running.add(task)
-        # What asyncio.wait() does for one task, at a third of its price.
-        ended: asyncio.Future[None] = loop.create_future()
-        timer = loop.call_later(seconds or self._seconds, _settle, ended)
         task.add_done_callback(self._over)
-        task.add_done_callback(lambda _: _settle(ended))
         try:
-            await ended
+            ended = await ended_within(task, seconds or self._seconds)
         except asyncio.CancelledError:
             task.cancel()
             raise
-        finally:
-            timer.cancel()
-        if task.done():
+        if ended:
             return task.result()
         task.cancel()
         late = StoreUnavailable()
@@ -80,8 +74,3 @@ class Bounds:
             self._faults.fine()
         elif isinstance(error, StoreUnavailable):
             self._faults.failed(error.message)
-
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

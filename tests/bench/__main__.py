@@ -1,12 +1,14 @@
 """`make bench`: the proxy and the service, each beside its floor, in one run.
 
 Every ratio compares two figures of this run, on this machine, under the same load generator,
-which shares the processors with everything else. Rates are at 16 connections, times at one.
+which shares the processors with everything else. Rates are at 16 connections (semantic hits through
+the proxy: 4), times at one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import csv
 import statistics
 import subprocess
 import sys
@@ -30,6 +32,7 @@ from cachesvc.store.postgres import PostgresStore
 from tests.bench.load import Figures, calls, http, post
 from tests.end_to_end.stack import Up
 
+QUESTIONS = Path(__file__).parent.parent / "data" / "banking77.csv"
 KEY, PARTITION, SPACE = "ab" * 32, "cd" * 32, "bench"
 MSGPACK = "application/msgpack"
 STORED = 1000  # vectors in the service's partition
@@ -47,7 +50,7 @@ def question(text: str) -> bytes:
     return msgspec.json.encode(body)
 
 
-async def proxy_rows(proxy: str, upstream: str) -> tuple[list[Row], list[float]]:
+async def proxy_rows(proxy: str, upstream: str, starlette: str) -> tuple[list[Row], list[float]]:
     """Figures of the proxy, and the miss overheads (ms), pair by pair."""
     path = "/v1/chat/completions"
     constant = post(upstream + path, question("x"))
@@ -57,19 +60,26 @@ async def proxy_rows(proxy: str, upstream: str) -> tuple[list[Row], list[float]]
     await asyncio.sleep(0.3)  # the put
 
     async def measure(
-        name: str, url: str, call: Callable[[int], bytes], expect: str, count: int
+        name: str,
+        url: str,
+        call: Callable[[int], bytes],
+        expect: str,
+        count: int,
+        connections: int = CONNECTIONS,
     ) -> None:
         one = await http(url, call, count=count // 4, connections=1, expect=expect)
         many = await http(
             url,
             lambda number: call(count + number),
             count=count,
-            connections=CONNECTIONS,
+            connections=connections,
             expect=expect,
         )
         rows.append((name, Figures(many.per_second, one.p50, one.p99)))
 
-    await measure("constant reply, same server", upstream, lambda _: constant, "Paris", MANY)
+    await measure("constant reply, bare ASGI", upstream, lambda _: constant, "Paris", MANY)
+    framed = post(starlette + path, question("x"))
+    await measure("constant reply, Starlette", starlette, lambda _: framed, "Paris", MANY)
     await measure("proxy, exact hit", proxy, lambda _: known, "tier: exact", MANY)
 
     def rephrased(number: int) -> bytes:
@@ -77,24 +87,26 @@ async def proxy_rows(proxy: str, upstream: str) -> tuple[list[Row], list[float]]
         spaces = " " * (number % 60 + 1) + "\t" * (number // 60 + 1)
         return post(proxy + path, question("What is the capital of France?" + spaces))
 
-    await measure("proxy, semantic hit", proxy, rephrased, "tier: semantic", FEW)
+    # Sixteen at once would queue for the embedder beyond the budget, which makes them misses.
+    await measure("proxy, semantic hit", proxy, rephrased, "tier: semantic", FEW, 4)
     overheads = await miss_overheads(proxy + path, upstream + path)
     return rows, overheads
 
 
 async def miss_overheads(proxy: str, upstream: str) -> list[float]:
-    """Milliseconds that a miss adds to the bare upstream: 20 rounds of 25 + 25, interleaved."""
-    words = np.random.default_rng(1).permutation(20_000)
+    """Milliseconds that a miss adds to the bare upstream: 20 rounds of 15 + 15 real questions."""
+    with QUESTIONS.open(encoding="utf-8") as file:
+        questions = [row["text"] for row in csv.DictReader(file)]
     bare = post(upstream, question("x"))
     added = []
     for turn in range(20):
 
         def unknown(number: int, turn: int = turn) -> bytes:
-            one, two = words[(turn * 25 + number) * 2 : (turn * 25 + number) * 2 + 2]
-            return post(proxy, question(f"Compare item {one} of lot {two} with the {turn}th one."))
+            # One in sixteen is near an earlier one, so a hit; the median is a miss.
+            return post(proxy, question(questions[turn * 15 + number]))
 
-        floor = await http(upstream, lambda _: bare, count=25, connections=1, expect="Paris")
-        missed = await http(proxy, unknown, count=25, connections=1, expect="status: ")
+        floor = await http(upstream, lambda _: bare, count=15, connections=1, expect="Paris")
+        missed = await http(proxy, unknown, count=15, connections=1, expect="x-ai-cache-status")
         added.append(missed.p50 - floor.p50)
     return added
 
@@ -138,7 +150,7 @@ async def _lookups(
     unit = read_vector(vector)
     nearest_query = NearestQuery(place, bytes.fromhex(PARTITION), SPACE, unit)
     bare = post(f"{constant}/x", b"{}")
-    rows = [("constant reply, same server", await _rate(constant, bare, "Paris"))]
+    rows = [("constant reply, bare ASGI", await _rate(constant, bare, "Paris"))]
     database = await connect(database_url, size=8, statement_timeout_ms=5000)
     store = PostgresStore(database)
     try:
@@ -168,7 +180,7 @@ def rss_mb(pid: int) -> float:
 
 
 def show(title: str, rows: list[Row]) -> None:
-    table = Table("what", "per s (16)", "ratio", "p50 ms", "p99 ms", title=title)
+    table = Table("what", "per s", "ratio", "p50 ms", "p99 ms", title=title)
     floor = rows[0][1]
     for name, figures in rows:
         ratio = figures.per_second / floor.per_second
@@ -190,8 +202,8 @@ def verdicts(found: list[tuple[str, float, str, float]]) -> None:
     Console(width=100).print(table)
 
 
-async def measure(up: Up, upstream: str, data_dir: Path) -> None:
-    proxy, overheads = await proxy_rows(up.proxy, upstream)
+async def measure(up: Up, upstream: str, starlette: str, data_dir: Path) -> None:
+    proxy, overheads = await proxy_rows(up.proxy, upstream, starlette)
     show("proxy", proxy)
     overhead = statistics.median(overheads)
     Console().print(f"a miss adds {overhead:.2f} ms (p50 of 20 interleaved rounds)\n")
@@ -200,7 +212,7 @@ async def measure(up: Up, upstream: str, data_dir: Path) -> None:
     service = await service_rows(up.service, url, upstream)
     show("service", service)
     figures = dict(proxy) | dict(service)
-    constant = proxy[0][1].per_second
+    hits = figures["proxy, exact hit"].per_second
     sql, over_http = "same SQL, ", "service, "
     semantic = f"semantic among {STORED:,}"
     for name in ("exact", semantic):
@@ -211,11 +223,12 @@ async def measure(up: Up, upstream: str, data_dir: Path) -> None:
             ("semantic hit through the proxy, p50 ms", figures["proxy, semantic hit"].p50, "≤", 5),
             ("miss overhead, p50 ms", overhead, "≤", 5),
             (
-                "proxy exact hits, of the constant reply's rate",
-                figures["proxy, exact hit"].per_second / constant,
+                "proxy exact hits, of the bare constant reply",
+                hits / proxy[0][1].per_second,
                 "≥",
                 0.10,
             ),
+            ("proxy exact hits, of Starlette's constant", hits / proxy[1][1].per_second, "≥", 0.10),
             ("service RSS, MB", rss_mb(up.part("service")), "≤", 150),
             ("proxy RSS, MB", rss_mb(up.part("proxy")), "≤", 300),
             ("cachesvc up ready, s", up.ready_seconds, "≤", 5),
@@ -228,13 +241,13 @@ def main() -> None:
         [sys.executable, "-m", "tests.bench.constant"], stdout=subprocess.PIPE, text=True
     )
     assert constant.stdout is not None
-    upstream = constant.stdout.readline().strip()
+    upstream, starlette = constant.stdout.readline().split()
     try:
         with tempfile.TemporaryDirectory() as folder:
             data_dir = Path(folder) / "data"
             Up(data_dir, "--upstream", upstream).stop()  # the first start makes the database
             with Up(data_dir, "--upstream", upstream) as up:
-                uvloop.run(measure(up, upstream, data_dir))
+                uvloop.run(measure(up, upstream, starlette, data_dir))
     finally:
         constant.terminate()
         constant.wait(10)

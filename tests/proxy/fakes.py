@@ -139,7 +139,7 @@ def _cosine(kept: wire.PutRequest, asked: wire.LookupRequest) -> float:
         return 0.0
     if (kept.partition, kept.space) != (asked.partition, asked.space):
         return 0.0
-    a, b = (struct.unpack(f"<{DIMENSIONS}f", v) for v in (kept.embedding, asked.embedding))
+    a, b = (struct.unpack(f"<{len(v) // 4}f", v) for v in (kept.embedding, asked.embedding))
     return float(sum(x * y for x, y in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b))
 
 
