@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from cachesvc.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cachesvc.config import Embed, Proxy, Service, Settings
+    from cachesvc.settings import Embed, Proxy, Service, Settings
 
 ROLES = frozenset({"lookup", "put", "feedback", "data", "admin"})
 _TENANT = re.compile(r"[A-Za-z0-9._:~-]{1,128}")

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import uvloop
 
-from cachesvc.config import Settings
 from cachesvc.errors import CacheError
+from cachesvc.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

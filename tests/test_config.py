@@ -8,6 +8,7 @@ import pytest
 
 from cachesvc import config
 from cachesvc.errors import ConfigError
+from cachesvc.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,6 +151,6 @@ def test_a_missing_file_is_told() -> None:
 
 
 def test_one_setting_is_replaced_at_any_depth() -> None:
-    settings = config.replace(config.Settings(), "proxy.upstream", value="http://x")
+    settings = config.replace(Settings(), "proxy.upstream", value="http://x")
     assert settings.proxy.upstream == "http://x"
     assert config.replace(settings, "data_dir", value="/d").data_dir == "/d"

@@ -10,7 +10,7 @@ from cachesvc.store.embedded import EmbeddedPostgres
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cachesvc.config import Settings
+    from cachesvc.settings import Settings
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from cachesvc.errors import CacheError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cachesvc.config import Settings
+    from cachesvc.settings import Settings
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 _PGVECTOR = (0, 8)

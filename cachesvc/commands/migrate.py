@@ -13,7 +13,7 @@ from cachesvc.commands.show import print_json, print_table
 from cachesvc.store import migrate as migrations
 
 if TYPE_CHECKING:
-    from cachesvc.config import Settings
+    from cachesvc.settings import Settings
 
 _FLAGS = ("--data-dir", "--database-url")
 

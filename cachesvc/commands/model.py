@@ -10,7 +10,7 @@ from cachesvc.commands.options import json_flag, settings_flags
 from cachesvc.commands.show import print_json, print_table
 
 if TYPE_CHECKING:
-    from cachesvc.config import Settings
+    from cachesvc.settings import Settings
 
 
 @click.group(epilog="Example:  cachesvc model install")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from cachesvc import config
 from cachesvc.client import CacheClient
+
+if TYPE_CHECKING:
+    from cachesvc.settings import Settings
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -60,7 +63,7 @@ def client_flags(command: _F) -> _F:
     @wraps(command)
     def run(
         *args: Any,
-        settings: config.Settings,
+        settings: Settings,
         cert_file: str | None,
         key_file: str | None,
         ca_file: str | None,

@@ -15,7 +15,7 @@ from cachesvc.errors import ConfigError, ServiceError
 
 if TYPE_CHECKING:
     from cachesvc.client import CacheClient
-    from cachesvc.config import Settings
+    from cachesvc.settings import Settings
 
 _READ_ONLY = ("id", "generation")
 # Fields of the contract whose work comes with a later release.

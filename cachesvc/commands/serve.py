@@ -13,7 +13,7 @@ from cachesvc.part import Work, run_part
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cachesvc.config import Settings
+    from cachesvc.settings import Settings
 
 
 @click.command(epilog="Example:  cachesvc serve --database-url postgresql://cache@db/cachesvc")

@@ -15,16 +15,18 @@ import click
 
 from cachesvc import __version__
 from cachesvc.commands.options import settings_flags
-from cachesvc.config import Proxy, replace
+from cachesvc.config import replace
 from cachesvc.config_checks import split_listen
 from cachesvc.errors import CacheError, ConfigError, StartError
 from cachesvc.part import Work
+from cachesvc.settings import Proxy
 from cachesvc.supervise import Part, Supervisor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from cachesvc.config import Settings
+    from cachesvc.settings import Settings
 
 _QUESTION = "How do I reset my password?"
 _REPHRASED = "How can I reset my password?"
@@ -155,14 +157,14 @@ class _Run:
             self.settings = replace(self.settings, "service.database_url", value=url)
         migrate_in_subprocess(self.settings.service.database_url)
 
-    def _part(self, name: str, kind: str, started: object) -> Part:
+    def _part(self, name: str, kind: str, started: Callable[[list[str]], None]) -> Part:
         def work() -> Work:
             port = 0  # any; a restarted one comes back where it was
             if kind == "demo" and "demo" in self.urls:
                 port = split_listen("demo", self.urls["demo"][0].removeprefix("http://"))[1]
             return Work(self.settings, self.parts.default_policy, port)
 
-        return Part(name, kind, work, started)  # type: ignore[arg-type]
+        return Part(name, kind, work, started)
 
     def _set_upstream(self, urls: list[str]) -> None:
         self.urls["demo"] = urls

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from cachesvc.config import Embed
     from cachesvc.embed.base import Embedder
+    from cachesvc.settings import Embed
 
 
 def create(settings: Embed, data_dir: Path, say: Callable[[str], None]) -> Embedder | None:

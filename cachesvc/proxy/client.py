@@ -19,7 +19,7 @@ from cachesvc.core.policy import Policy
 from cachesvc.errors import ConfigError, ServiceError, ServiceUnavailable
 
 if TYPE_CHECKING:
-    from cachesvc.config import ProxyTLS
+    from cachesvc.settings import ProxyTLS
 
 _MEDIA_TYPE = "application/msgpack"
 _JSON = "application/json"

@@ -14,10 +14,10 @@ from cachesvc.core.model import Bypass, Miss, Reason, Tier
 from cachesvc.proxy.telemetry import FAILURES
 
 if TYPE_CHECKING:
-    from cachesvc.config import ProxyHeaders
     from cachesvc.core.policy import Policy
     from cachesvc.proxy.client import Found
     from cachesvc.proxy.request import RawHeaders
+    from cachesvc.settings import ProxyHeaders
 
     Outcome = Found | Miss | Bypass
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Mapping, Sequence
 
-    from cachesvc.config import Settings
     from cachesvc.core.ask import Ask
     from cachesvc.core.keys import Question
     from cachesvc.core.policy import Policy
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from cachesvc.dialects.base import Dialect
     from cachesvc.proxy.policies import PolicyBook
     from cachesvc.proxy.request import Request
+    from cachesvc.settings import Settings
 
 # What the API takes an absent temperature for.
 _DEFAULT_TEMPERATURE = 1.0

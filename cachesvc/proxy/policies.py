@@ -91,6 +91,7 @@ class Poller:
         self._circuit = circuit
         self._every = every_seconds
         self._away = False
+        self._told: bool | None = None
 
     async def run(self) -> None:
         """Poll until cancelled."""
@@ -112,5 +113,16 @@ class Poller:
             log.warning("policies can be read again")
         self._away = False
         self._book.replace(policies)
+        self._tell(self._book.any_active)
         # Whoever answers this may answer lookups, too: the circuit lets one try.
         self._circuit.answered()
+
+    def _tell(self, active: bool) -> None:
+        """Say it once when there is nothing to judge by, and when there is again."""
+        if active == self._told:
+            return
+        if not active:
+            log.warning("no policy is active: everything is relayed, nothing is cached")
+        elif self._told is not None:
+            log.info("a policy is active again")
+        self._told = active

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
     from typing import Any
 
-    from cachesvc.config import Settings
     from cachesvc.embed.base import Embedder
+    from cachesvc.settings import Settings
 
 log = logging.getLogger("cachesvc.proxy")
 

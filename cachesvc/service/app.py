@@ -19,10 +19,10 @@ from cachesvc.service.put import Put
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from cachesvc.config import Settings
     from cachesvc.service.endpoint import Handler, OpenHandler
     from cachesvc.service.identity import Identities
     from cachesvc.service.telemetry import Telemetry
+    from cachesvc.settings import Settings
     from cachesvc.store.base import AdminStore, EntryStore
 
 

@@ -12,7 +12,7 @@ from cachesvc.service.faults import FaultLog
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from cachesvc.config import Service
+    from cachesvc.settings import Service
 
 _T = TypeVar("_T")
 WAITERS_PER_CONNECTION = 4

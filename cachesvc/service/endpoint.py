@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -22,9 +23,9 @@ from cachesvc.service.hosts import is_loopback_host
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from cachesvc.config import Settings
     from cachesvc.service.identity import Identities
     from cachesvc.service.telemetry import Telemetry
+    from cachesvc.settings import Settings
 
 Handler = Callable[[Call], Awaitable[Reply]]
 OpenHandler = Callable[[], Awaitable[Reply]]
@@ -69,7 +70,7 @@ class Guard:
         await exchange.answer(reply)
 
 
-class _Path:
+class _Path(ABC):
     """An ASGI app for one path."""
 
     def __init__(self, guard: Guard) -> None:
@@ -79,8 +80,8 @@ class _Path:
         exchange = Exchange(scope, receive, send)
         await self._guard.run(exchange, lambda: self._answer(exchange))
 
-    async def _answer(self, exchange: Exchange) -> Reply:
-        raise NotImplementedError
+    @abstractmethod
+    async def _answer(self, exchange: Exchange) -> Reply: ...
 
 
 class Endpoint(_Path):

@@ -15,8 +15,8 @@ from cachesvc.service.exchange import Reply, refusal
 from cachesvc.service.identity import LOCAL
 
 if TYPE_CHECKING:
-    from cachesvc.config import Settings
     from cachesvc.service.telemetry import Telemetry
+    from cachesvc.settings import Settings
     from cachesvc.store.base import AdminStore
 
 _PING_SECONDS = 1.0

@@ -15,7 +15,7 @@ from cachesvc.errors import Unauthenticated
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cachesvc.config import Identity
+    from cachesvc.settings import Identity
 
 _PARTS_OF_DATA = frozenset({"lookup", "put", "feedback"})
 _PARSED = "cachesvc.certificate"

@@ -24,8 +24,8 @@ from cachesvc.store.postgres import PostgresStore
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from cachesvc.config import Service, Settings
     from cachesvc.service.app import App
+    from cachesvc.settings import Service, Settings
     from cachesvc.store.base import AdminStore
     from cachesvc.store.pool import Database
 

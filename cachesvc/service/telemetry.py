@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
-    from cachesvc.config import Settings
+    from cachesvc.settings import Settings
 
 _SERIES_AT_MOST = 1000  # (tenant, policy) pairs with series of their own
 _TENANTS_AT_MOST = 50

@@ -13,9 +13,9 @@ from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cachesvc.config import Identity
 from cachesvc.errors import Unauthenticated
 from cachesvc.service.identity import Caller, Identities
+from cachesvc.settings import Identity
 from tests.edge.pki import CA, raw_san, uri
 from tests.edge.running import App, Running, get, read_until
 

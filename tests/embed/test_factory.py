@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cachesvc.config import Embed
 from cachesvc.embed.factory import create
 from cachesvc.embed.shared import SharedEmbedder
 from cachesvc.errors import ConfigError, StartError
+from cachesvc.settings import Embed
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,9 +10,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cachesvc.config import Embed, Proxy, Settings
 from cachesvc.core.policy import Policy
 from cachesvc.proxy.run import serve
+from cachesvc.settings import Embed, Proxy, Settings
 from tests.proxy.fakes import FakeProvider, FakeService
 from tests.servers import PATIENCE_SECONDS, Got, RawServer, answer, ask
 

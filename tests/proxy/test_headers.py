@@ -7,11 +7,11 @@ import dataclasses
 import pytest
 from http_sfv.list import List
 
-from cachesvc.config import ProxyHeaders
 from cachesvc.core.model import Bypass, Miss, Reason, Tier
 from cachesvc.core.policy import Policy
 from cachesvc.proxy.client import Found
 from cachesvc.proxy.headers import CacheHeaders
+from cachesvc.settings import ProxyHeaders
 
 HEADERS = CacheHeaders(ProxyHeaders())
 EXACT = Found("exact", Tier.EXACT, b"{}", "application/json", "id-1", 1.0, 42, 3540)

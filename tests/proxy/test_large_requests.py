@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cachesvc.config import Proxy, Settings
 from cachesvc.core.policy import Policy, resolve
 from cachesvc.dialects.openai_chat import OpenAIChat
 from cachesvc.proxy.apart import INLINE_BYTES, Apart
 from cachesvc.proxy.judge import Judge, Judged
 from cachesvc.proxy.policies import PolicyBook
 from cachesvc.proxy.request import Request
+from cachesvc.settings import Proxy, Settings
 from tests.proxy.rig import PATH, SECRET, chat_body
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ import contextlib
 import pytest
 
 from cachesvc import wire as contract
-from cachesvc.config import ProxyTLS
 from cachesvc.core.policy import Policy, resolve
 from cachesvc.errors import ServiceUnavailable
 from cachesvc.proxy.client import ServiceClient
 from cachesvc.proxy.policies import PolicyBook, Poller
 from cachesvc.proxy.seam import Circuit, CircuitOpen
+from cachesvc.settings import ProxyTLS
 from tests.proxy.fakes import FakeService
 from tests.proxy.rig import Clock, Rig, eventually, rig
 from tests.servers import ask
@@ -170,3 +170,12 @@ def test_a_list_that_lags_behind_takes_no_generation_back() -> None:
     assert book.learn("p", 9) == 9
     book.replace([])
     assert book.generation("p") == 9
+
+
+async def test_that_nothing_is_judged_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    off = Policy(enabled=False)
+    async with rig(policy=off) as proxy:
+        for _ in range(3):
+            assert "x-ai-cache-status" not in dict((await proxy.chat("hello")).headers)
+        told = [r.getMessage() for r in caplog.records if "no policy is active" in r.getMessage()]
+        assert len(told) == 1

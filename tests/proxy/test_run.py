@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cachesvc.config import Embed, Proxy, ProxyTLS, Settings
 from cachesvc.errors import ConfigError, StartError
 from cachesvc.proxy.run import serve
+from cachesvc.settings import Embed, Proxy, ProxyTLS, Settings
 from tests.proxy.rig import PATH, SECRET, STREAM, chat_body, events, rig
 from tests.servers import answer, ask, calling, chunk, request
 

@@ -8,8 +8,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cachesvc.config import Embed, Proxy, Service, Settings
 from cachesvc.service.run import serve as serve_service
+from cachesvc.settings import Embed, Proxy, Service, Settings
 from tests.proxy.fakes import FakeProvider
 from tests.proxy.rig import PATH, SECRET, chat_body, eventually, numbered, started
 from tests.servers import Got, RawServer, ask

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from cachesvc import certificates
 from cachesvc.client import CacheClient
-from cachesvc.config import Embed, Identity, Proxy, ProxyTLS, Service, ServiceTLS, Settings
 from cachesvc.service.run import serve as serve_service
+from cachesvc.settings import Embed, Identity, Proxy, ProxyTLS, Service, ServiceTLS, Settings
 from tests.proxy.rig import PATH, SECRET, chat_body, eventually, numbered, started
 from tests.servers import RawServer, ask
 

@@ -14,12 +14,12 @@ import httpx
 import msgspec
 import uvloop
 
-from cachesvc.config import Service, Settings
 from cachesvc.edge.server import Listener, run
 from cachesvc.errors import Unauthenticated
 from cachesvc.service.app import create_app
 from cachesvc.service.identity import LOCAL, Caller, Identities
 from cachesvc.service.telemetry import Telemetry
+from cachesvc.settings import Service, Settings
 from cachesvc.store.admin import PostgresAdmin
 from cachesvc.store.pool import connect
 from cachesvc.store.postgres import PostgresStore

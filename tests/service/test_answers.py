@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cachesvc.config import Service, Settings
 from cachesvc.core.model import Answer, Hit, Miss, Reason
 from cachesvc.core.policy import Policy
 from cachesvc.service.aliases import Aliases
@@ -16,6 +15,7 @@ from cachesvc.service.bounds import Bounds
 from cachesvc.service.lookup import Lookup
 from cachesvc.service.policies import Policies
 from cachesvc.service.telemetry import Telemetry
+from cachesvc.settings import Service, Settings
 from cachesvc.store.base import Place
 from cachesvc.store.postgres import PostgresStore
 from cachesvc.wire import LookupRequest

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from cachesvc.config import Service, Settings
 from cachesvc.service.app import create_app
 from cachesvc.service.hosts import is_loopback_host
 from cachesvc.service.telemetry import Telemetry
+from cachesvc.settings import Service, Settings
 from cachesvc.store.admin import PostgresAdmin
 from cachesvc.store.pool import connect
 from cachesvc.store.postgres import PostgresStore

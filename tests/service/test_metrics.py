@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from cachesvc.config import Service, ServiceTLS, Settings
 from cachesvc.service.counting import Counted
 from cachesvc.service.telemetry import Telemetry
+from cachesvc.settings import Service, ServiceTLS, Settings
 from tests.service.serving import KEY, NOWHERE, Api, Running, execute
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 import pytest
 
-from cachesvc.config import ServiceTLS, Settings
 from cachesvc.service.app import create_app, create_open_app
 from cachesvc.service.endpoint import Endpoint
 from cachesvc.service.openapi import document
 from cachesvc.service.telemetry import Telemetry
+from cachesvc.settings import ServiceTLS, Settings
 from cachesvc.store.admin import PostgresAdmin
 from cachesvc.store.pool import connect
 from cachesvc.store.postgres import PostgresStore

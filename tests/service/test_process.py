@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from cachesvc.config import Service, Settings
 from cachesvc.part import Ready, Work
+from cachesvc.settings import Service, Settings
 from tests.service.serving import Api
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ import asyncpg
 import httpx
 import pytest
 
-from cachesvc.config import Service, Settings
 from cachesvc.core.model import Answer
 from cachesvc.service.app import create_app
 from cachesvc.service.run import reap, serve
 from cachesvc.service.telemetry import Telemetry
+from cachesvc.settings import Service, Settings
 from cachesvc.store.base import NewEntry, Place
 from cachesvc.store.embedded import EmbeddedPostgres
 from cachesvc.store.migrate import migrate_in_subprocess

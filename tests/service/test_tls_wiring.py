@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import httpx
 
 from cachesvc.certificates import make
-from cachesvc.config import Identity, Service, ServiceTLS, Settings
 from cachesvc.service.run import serve
+from cachesvc.settings import Identity, Service, ServiceTLS, Settings
 from tests.service.serving import KEY
 
 if TYPE_CHECKING:
