@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 _PR_SET_PDEATHSIG = 1
-NAMES = ("service", "proxy", "demo")
 
 
 class Ready(msgspec.Struct):

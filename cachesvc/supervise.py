@@ -84,15 +84,16 @@ class Part:
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process else None
+    def ask_to_stop(self) -> None:
+        """Tell it to stop, without waiting for it."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
 
     def stop(self) -> None:
         if self._process is None:
             return
         if self.alive():
-            self._process.terminate()
+            self.ask_to_stop()
             try:
                 self._process.wait(_TERM_SECONDS)
             except subprocess.TimeoutExpired:
@@ -146,9 +147,9 @@ class Supervisor:
         """Stop everything, last started first; bounded at about 5 s in all."""
         self._stopping = True
         for watch in self._watched[::-1]:
-            if isinstance(watch.thing, Part) and watch.thing.alive() and watch.thing.pid:
+            if isinstance(watch.thing, Part):
                 # All parts drain at the same time; each is then waited for in turn.
-                signal_process(watch.thing)
+                watch.thing.ask_to_stop()
         for watch in self._watched[::-1]:
             watch.thing.stop()
 
@@ -178,14 +179,7 @@ class Supervisor:
             self._stopping = True
             for watch in self._watched:
                 if isinstance(watch.thing, Part):
-                    signal_process(watch.thing)
-
-
-def signal_process(part: Part) -> None:
-    """Ask a part to stop, without waiting for it."""
-    process = part._process
-    if process is not None and process.poll() is None:
-        process.terminate()
+                    watch.thing.ask_to_stop()
 
 
 def _opened(stream: IO[bytes] | None) -> IO[bytes]:

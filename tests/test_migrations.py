@@ -25,7 +25,6 @@ from cachesvc.store.migrate import (
     status,
     upgrade,
 )
-from cachesvc.store.pool import pgvector_version
 from cachesvc.store.sql import statement_for
 from tests.store.dump_schema import COMMITTED, dump
 from tests.store.entries import nearest, new, save, unit
@@ -88,7 +87,7 @@ def test_a_database_knows_its_state(database_url: str) -> None:
     found = status(database_url)
     assert found.current == found.expected == schema.expected_revision()
     assert found.indexed_dimensions == INDEXED
-    assert asyncio.run(pgvector_version(database_url))
+    assert found.pgvector
 
 
 @pytest.mark.parametrize("round", range(2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import datetime, timedelta, timezone
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
@@ -98,14 +97,13 @@ def _database(settings: Settings) -> Iterator[Finding]:
         return
     try:
         found = status(url)
-        version = asyncio.run(_pgvector_version(url))
     except (CacheError, OSError) as exc:
         yield Finding("database", FAIL, str(exc), "is it running, and may this user connect?")
         return
     yield Finding("database", OK, "answers")
     complaint = found.complaint
     yield Finding("schema", FAIL if complaint else OK, complaint or str(found.current))
-    yield _pgvector(version)
+    yield _pgvector(found.pgvector)
     dimensions = settings.embed.dimensions
     if dimensions and dimensions not in found.indexed_dimensions:
         advice = f"cachesvc migrate index --dimensions {dimensions}"
@@ -113,12 +111,6 @@ def _database(settings: Settings) -> Iterator[Finding]:
     else:
         indexed = ", ".join(map(str, found.indexed_dimensions))
         yield Finding("index", OK if indexed else FAIL, f"dimensions {indexed or 'none'}")
-
-
-async def _pgvector_version(url: str) -> str | None:
-    from cachesvc.store.pool import pgvector_version
-
-    return await pgvector_version(url)
 
 
 def _pgvector(version: str | None) -> Finding:

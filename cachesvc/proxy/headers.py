@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from cachesvc.proxy.request import RawHeaders
     from cachesvc.settings import ProxyHeaders
 
-    Outcome = Found | Miss | Bypass
-
 _AISIX = {
     "status": "x-aisix-cache",
     "tier": "x-aisix-cache-layer",

@@ -10,7 +10,7 @@ import asyncpg
 from pgvector import HalfVector
 
 from cachesvc.errors import StoreUnavailable
-from cachesvc.store.faults import foreign_errors_as_ours, one_line
+from cachesvc.store.faults import one_line
 from cachesvc.store.leases import Hold, Leases
 from cachesvc.store.sql import statement
 
@@ -177,17 +177,3 @@ async def _prepare(connection: Any) -> None:
 
 async def _reset(_connection: Any) -> None:
     """Instead of asyncpg's, which costs a round trip and undoes our settings."""
-
-
-async def pgvector_version(url: str) -> str | None:
-    """The version in this database, None where the extension is not installed in it.
-
-    Raises StoreUnavailable.
-    """
-    with foreign_errors_as_ours():
-        connection = await asyncpg.connect(url, timeout=_CONNECT_SECONDS)
-        try:
-            version: str | None = await connection.fetchval(statement("pgvector_version"))
-            return version
-        finally:
-            await connection.close()

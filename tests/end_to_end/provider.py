@@ -5,76 +5,38 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import threading
+
+from tests.end_to_end.threaded import ThreadedServer, read_json
 
 DIMENSIONS = 16
 
 
-class EmbeddingProvider:
+class EmbeddingProvider(ThreadedServer):
     """`POST /v1/embeddings`. Each text has a direction of its own, so nothing is near anything."""
 
     def __init__(self) -> None:
+        super().__init__("provider")
         self.calls = 0
-        self.url = ""
         self._mode = "fine"
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="provider")
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._writers: set[asyncio.StreamWriter] = set()
 
-    def __enter__(self) -> EmbeddingProvider:
-        self._thread.start()
-        self._server = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
+    @property
+    def base_url(self) -> str:
+        return f"{self.url}/v1"
 
     def turn(self, mode: str) -> None:
         """`fine`, `refuse` (connections are closed), `hang`, `error` (500) or `garbage` (200)."""
         self._mode = mode
         if mode == "refuse":
-            self._loop.call_soon_threadsafe(self._close_connections)
+            self.loop.call_soon_threadsafe(self._close_connections)
 
     def _close_connections(self) -> None:
-        for writer in self._writers:
+        for writer in self.writers:
             writer.transport.abort()
 
-    async def _start(self) -> asyncio.Server:
-        return await asyncio.start_server(self._connected, "127.0.0.1", 0)
-
-    async def _stop(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        self._writers.add(writer)
-        try:
-            while self._mode != "refuse":
-                await self._exchange(reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            self._tasks.discard(task)
-            self._writers.discard(writer)
-            writer.close()
-
-    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        lines = head.lower().split(b"\r\n")
-        length = next(int(li.split(b":")[1]) for li in lines if li.startswith(b"content-length:"))
-        text = json.loads(await reader.readexactly(length))["input"]
+    async def exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        if self._mode == "refuse":
+            return False
+        text = (await read_json(reader))["input"]
         self.calls += 1
         if self._mode == "hang":
             await asyncio.sleep(3600)
@@ -85,6 +47,7 @@ class EmbeddingProvider:
             % (status, len(body), body)
         )
         await writer.drain()
+        return True
 
 
 def _body(text: str | list[str]) -> bytes:

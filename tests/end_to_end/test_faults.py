@@ -104,7 +104,7 @@ def up_embedding_remotely(
 ) -> Iterator[Up]:
     environment = {
         "CACHESVC_EMBED_PROVIDER": "openai",
-        "CACHESVC_EMBED_BASE_URL": provider.url,
+        "CACHESVC_EMBED_BASE_URL": provider.base_url,
         "CACHESVC_EMBED_API_KEY": "sk-embed",
         "CACHESVC_PROXY_LOOKUP_BUDGET_MS": str(BUDGET_MS),
     }

@@ -4,83 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from types import TracebackType
+from tests.end_to_end.threaded import ThreadedServer, read_json
 
 
-class ScriptedUpstream:
+class ScriptedUpstream(ThreadedServer):
     """Answers every chat completion differently, plain or as a stream, and remembers each.
 
     `answers` holds, by (question, stream), the very bytes of the body that was sent.
     """
 
     def __init__(self, delay_seconds: float = 0.0) -> None:
+        super().__init__("upstream")
         self.seen: Counter[tuple[str, bool]] = Counter()
         self.answers: dict[tuple[str, bool], bytes] = {}
         self._delay = delay_seconds
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="upstream")
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.url = ""
-
-    def __enter__(self) -> ScriptedUpstream:
-        self._thread.start()
-        self._server = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
 
     @property
     def calls(self) -> int:
         """How many chat completions came in all."""
         return sum(self.seen.values())
 
-    async def _start(self) -> asyncio.Server:
-        return await asyncio.start_server(self._connected, "127.0.0.1", 0)
-
-    async def _stop(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        try:
-            while await self._exchange(reader, writer):
-                pass
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            self._tasks.discard(task)
-            writer.close()
-
-    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = next(
-            int(line.split(b":")[1])
-            for line in head.lower().split(b"\r\n")
-            if line.startswith(b"content-length:")
-        )
-        request = json.loads(await reader.readexactly(length))
+    async def exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        request = await read_json(reader)
         if self._delay:
             await asyncio.sleep(self._delay)
         question, stream = request["messages"][-1]["content"], request.get("stream") is True
