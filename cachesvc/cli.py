@@ -19,6 +19,7 @@ _COMMANDS = {
     "migrate": "cachesvc.commands.migrate:migrate",
     "model": "cachesvc.commands.model:model",
     "policy": "cachesvc.commands.policy:policy",
+    "entries": "cachesvc.commands.entries:entries",
     "stats": "cachesvc.commands.entries:stats",
     "purge": "cachesvc.commands.entries:purge",
     "doctor": "cachesvc.commands.doctor:doctor",

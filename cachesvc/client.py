@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ssl
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 import msgspec
 
-from cachesvc import wire
+from cachesvc import wire, wire_admin
 from cachesvc.core.policy import Policy
 from cachesvc.errors import ConfigError, ServiceError, ServiceUnavailable
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _MEDIA_TYPE = "application/msgpack"
 _T = TypeVar("_T")
+_Answered = TypeVar("_Answered", wire.LookupReply, wire_admin.EntryReply)
 
 
 class CacheClient:
@@ -63,16 +64,20 @@ class CacheClient:
         self._http.close()
 
     def lookup(self, request: wire.LookupRequest) -> wire.LookupReply:
-        """Ask for an answer; a miss is a reply, not an error."""
-        return self._call("POST", "/cache/lookup", wire.LookupReply, request)
+        """Ask for an answer; a miss is a reply, not an error. `response` is its JSON text."""
+        return _in_json(self._call("POST", "/cache/lookup", wire.LookupReply, request))
 
     def put(self, request: wire.PutRequest) -> wire.PutReply:
         """Keep an answer; `stored: false` is a reply, not an error."""
         return self._call("POST", "/cache/put", wire.PutReply, request)
 
-    def purge(self, request: wire.PurgeRequest) -> wire.PurgeReply:
+    def feedback(self, request: wire.FeedbackRequest) -> wire.FeedbackReply:
+        """Judge an answer; a wrong one answers nobody any more."""
+        return self._call("POST", "/cache/feedback", wire.FeedbackReply, request)
+
+    def purge(self, request: wire_admin.PurgeRequest) -> wire_admin.PurgeReply:
         """Remove what the selectors select, or count it (`dry_run`)."""
-        return self._call("POST", "/cache/purge", wire.PurgeReply, request)
+        return self._call("POST", "/cache/purge", wire_admin.PurgeReply, request)
 
     def policies(self) -> list[Policy]:
         """The tenant's policies, every default written out."""
@@ -90,17 +95,26 @@ class CacheClient:
         """Remove a policy and what it holds."""
         self._send("DELETE", f"/policies/{quote(policy_id, safe='')}")
 
-    def entry(self, entry_id: str) -> wire.EntryReply:
-        """One entry, whole."""
-        return self._call("GET", f"/cache/entries/{quote(entry_id, safe='')}", wire.EntryReply)
+    def entries(self, query: wire_admin.EntryFilter) -> wire_admin.EntryList:
+        """One page, newest first; its `next_cursor` is the next one's `cursor`, None at the end."""
+        fields = msgspec.structs.asdict(query).items()
+        given = {name: value for name, value in fields if value is not None}
+        return self._call(
+            "GET", f"/cache/entries?{urlencode(given, doseq=True)}", wire_admin.EntryList
+        )
+
+    def entry(self, entry_id: str) -> wire_admin.EntryReply:
+        """One entry, whole. `response` is its JSON text."""
+        path = f"/cache/entries/{quote(entry_id, safe='')}"
+        return _in_json(self._call("GET", path, wire_admin.EntryReply))
 
     def delete_entry(self, entry_id: str) -> None:
         """Remove one entry with its aliases."""
         self._send("DELETE", f"/cache/entries/{quote(entry_id, safe='')}")
 
-    def stats(self) -> wire.StatsReply:
+    def stats(self) -> wire_admin.StatsReply:
         """What each policy holds, and what was done with it."""
-        return self._call("GET", "/stats", wire.StatsReply)
+        return self._call("GET", "/stats", wire_admin.StatsReply)
 
     def _call(self, method: str, path: str, reply: type[_T], body: Any = None) -> _T:
         answer = self._send(method, path, body)
@@ -120,6 +134,14 @@ class CacheClient:
         if answer.status_code >= 300:
             raise _refusal(answer)
         return answer
+
+
+def _in_json(reply: _Answered) -> _Answered:
+    """A reply whose `response` came as a MessagePack bin that holds JSON text."""
+    if not isinstance(reply.response, msgspec.UnsetType):
+        text = msgspec.msgpack.decode(reply.response, type=bytes)
+        reply.response = msgspec.Raw(text)
+    return reply
 
 
 def _refusal(answer: httpx.Response) -> ServiceError:

@@ -19,23 +19,23 @@ from cachesvc.errors import BadRequest, Invalid
 
 MAX_LABEL_CHARS = 256  # scope, space, model
 MAX_TOKENS = 2**32 - 1
+MAX_NOTE_CHARS = 2000
+VERDICTS = ("right", "wrong")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 _KEY_PATTERN = re.compile(r"[0-9A-Fa-f]{64}")
 
 
-def _doc(**schema: object) -> Meta:
+def doc(**schema: object) -> Meta:
     """Bounds for the OpenAPI document only: decoding must not turn a 422 into a 400."""
     return Meta(extra_json_schema=schema)
 
 
-PolicyId = Annotated[str, _doc(pattern=f"^{ID_PATTERN.pattern}$")]
-Key = Annotated[str, _doc(pattern=f"^{_KEY_PATTERN.pattern}$")]
-Label = Annotated[str, _doc(maxLength=MAX_LABEL_CHARS)]
+PolicyId = Annotated[str, doc(pattern=f"^{ID_PATTERN.pattern}$")]
+Key = Annotated[str, doc(pattern=f"^{_KEY_PATTERN.pattern}$")]
+Label = Annotated[str, doc(maxLength=MAX_LABEL_CHARS)]
 Embedding = Annotated[
     list[float] | bytes,
-    _doc(
-        description="numbers, or little-endian float32 bytes (base64 in JSON, bin in MessagePack)"
-    ),
+    doc(description="numbers, or little-endian float32 bytes (base64 in JSON, bin in MessagePack)"),
 ]
 
 
@@ -49,10 +49,12 @@ class LookupRequest(msgspec.Struct, kw_only=True):
     after_exact: bool | None = None
     scope: Label | None = None
     space: Label | None = None
-    threshold: Annotated[float, _doc(minimum=0, maximum=1)] | None = None
+    threshold: Annotated[float, doc(minimum=0, maximum=1)] | None = None
     prompt_text: str | None = None
-    top_k: Annotated[int, _doc(minimum=1, maximum=32)] | None = None
-    max_age_seconds: Annotated[float, _doc(minimum=0)] | None = None
+    top_k: Annotated[int, doc(minimum=1, maximum=32)] | None = None
+    max_age_seconds: Annotated[float, doc(minimum=0)] | None = None
+    # The caller asks again what it asked a moment ago: not counted as another lookup.
+    retry: bool | None = None
 
 
 class LookupReply(msgspec.Struct, kw_only=True):
@@ -68,6 +70,7 @@ class LookupReply(msgspec.Struct, kw_only=True):
     entry_id: str | UnsetType = UNSET
     age_seconds: int | UnsetType = UNSET
     expires_at: str | UnsetType = UNSET
+    upstream_ms: float | UnsetType = UNSET
     response: msgspec.Raw | UnsetType = UNSET
     body: bytes | UnsetType = UNSET
     media_type: str | UnsetType = UNSET
@@ -86,13 +89,13 @@ class PutRequest(msgspec.Struct, kw_only=True):
     scope: Label | None = None
     space: Label | None = None
     prompt_text: str | None = None
-    prompt_tokens: Annotated[int, _doc(minimum=0, maximum=MAX_TOKENS)] | None = None
-    completion_tokens: Annotated[int, _doc(minimum=0, maximum=MAX_TOKENS)] | None = None
-    ttl_seconds: Annotated[int, _doc(minimum=1)] | None = None
-    generation: Annotated[int, _doc(minimum=0)] | None = None
-    tags: Annotated[list[str], _doc(maxItems=16)] | None = None
+    prompt_tokens: Annotated[int, doc(minimum=0, maximum=MAX_TOKENS)] | None = None
+    completion_tokens: Annotated[int, doc(minimum=0, maximum=MAX_TOKENS)] | None = None
+    ttl_seconds: Annotated[int, doc(minimum=1)] | None = None
+    generation: Annotated[int, doc(minimum=0)] | None = None
+    tags: Annotated[list[str], doc(maxItems=16)] | None = None
     model: Label | None = None
-    upstream_ms: Annotated[float, _doc(minimum=0)] | None = None
+    upstream_ms: Annotated[float, doc(minimum=0)] | None = None
 
 
 class PutReply(msgspec.Struct, kw_only=True):
@@ -104,79 +107,32 @@ class PutReply(msgspec.Struct, kw_only=True):
     reason: str
 
 
-class PurgeRequest(msgspec.Struct, kw_only=True):
-    """`POST /cache/purge`: selectors and-ed, at least one; no tags are no selector."""
+class FeedbackRequest(msgspec.Struct, kw_only=True):
+    """`POST /cache/feedback`: a judgement of the answer that `entry_id` is.
 
-    policy_id: PolicyId | None = None
+    `prompt_text` and `embedding` are of the prompt that it was served for.
+    """
+
+    entry_id: str
+    verdict: Annotated[str, doc(enum=list(VERDICTS))]
     scope: Label | None = None
-    tags: list[str] | None = None
-    model: Label | None = None
-    older_than_seconds: Annotated[float, _doc(minimum=0)] | None = None
     prompt_text: str | None = None
-    entry_id: str | None = None
-    dry_run: bool | None = None
+    embedding: Embedding | None = None
+    note: Annotated[str, doc(maxLength=MAX_NOTE_CHARS)] | None = None
 
 
-class PurgeReply(msgspec.Struct, kw_only=True):
-    """`matched` live entries; `purged` of them are gone."""
+class FeedbackReply(msgspec.Struct, kw_only=True):
+    """`quarantined`: the entry answers nobody until an answer is put in its place."""
 
-    matched: int
-    purged: int
-    dry_run: bool
+    entry_id: str
+    verdict: str
+    quarantined: bool
 
 
 class PolicyList(msgspec.Struct, kw_only=True):
     """`GET /policies`."""
 
     policies: list[Policy]
-
-
-class EntryReply(msgspec.Struct, kw_only=True):
-    """`GET /cache/entries/{id}`: the entry and where it came from."""
-
-    entry_id: str
-    policy_id: str
-    scope: str
-    space: str
-    dimensions: int | None
-    exact_key: str | None
-    partition: str | None
-    prompt_text: str
-    prompt_tokens: int
-    completion_tokens: int
-    model: str
-    tags: list[str]
-    upstream_ms: float | None
-    generation: int
-    provenance: str
-    created_at: str
-    exact_expires_at: str | None
-    semantic_expires_at: str | None
-    aliases: int
-    response: msgspec.Raw | UnsetType = UNSET
-    body: bytes | UnsetType = UNSET
-    media_type: str | UnsetType = UNSET
-
-
-class PolicyStats(msgspec.Struct, kw_only=True):
-    """What one policy holds now, and what this replica did with it since it started."""
-
-    policy_id: str
-    entries: int
-    aliases: int
-    body_bytes: int
-    oldest_created_at: str | None
-    generation: int
-    hits: int
-    misses: int
-    puts: int
-
-
-class StatsReply(msgspec.Struct, kw_only=True):
-    """`GET /stats`."""
-
-    tenant: str
-    policies: list[PolicyStats]
 
 
 class ErrorDetail(msgspec.Struct, kw_only=True):
@@ -200,11 +156,11 @@ def check_lookup(request: LookupRequest) -> None:
     check_policy_id(request.policy_id)
     _check_address(request)
     if request.threshold is not None:
-        _within("threshold", request.threshold, 0, 1)
+        within("threshold", request.threshold, 0, 1)
     if request.top_k is not None:
-        _within("top_k", request.top_k, 1, 32)
+        within("top_k", request.top_k, 1, 32)
     if request.max_age_seconds is not None:
-        _within("max_age_seconds", request.max_age_seconds, 0, None)
+        within("max_age_seconds", request.max_age_seconds, 0, None)
 
 
 def check_put(request: PutRequest) -> None:
@@ -215,38 +171,27 @@ def check_put(request: PutRequest) -> None:
         raise BadRequest("put: exactly one of response and body is required")
     if (request.body is None) != (request.media_type is None):
         raise BadRequest("put: media_type is required with body, and only with it")
-    _check_label("media_type", request.media_type)
+    check_label("media_type", request.media_type)
     if not _HEADER_VALUE.fullmatch(request.media_type or ""):
         raise Invalid("media_type: must be printable ASCII, as it is sent in a header")
-    _check_label("model", request.model)
-    _within("prompt_tokens", request.prompt_tokens or 0, 0, MAX_TOKENS)
-    _within("completion_tokens", request.completion_tokens or 0, 0, MAX_TOKENS)
-    _within("ttl_seconds", 1 if request.ttl_seconds is None else request.ttl_seconds, 1, None)
-    _within("generation", request.generation or 0, 0, 2**63 - 1)
-    _within("upstream_ms", request.upstream_ms or 0, 0, 10**12)
+    check_label("model", request.model)
+    within("prompt_tokens", request.prompt_tokens or 0, 0, MAX_TOKENS)
+    within("completion_tokens", request.completion_tokens or 0, 0, MAX_TOKENS)
+    within("ttl_seconds", 1 if request.ttl_seconds is None else request.ttl_seconds, 1, None)
+    within("generation", request.generation or 0, 0, 2**63 - 1)
+    within("upstream_ms", request.upstream_ms or 0, 0, 10**12)
     check_tags(request.tags)
 
 
-def check_purge(request: PurgeRequest) -> None:
-    """Raises BadRequest when no selector is given and Invalid for what is out of bounds."""
-    selectors = (
-        "policy_id",
-        "scope",
-        "tags",
-        "model",
-        "older_than_seconds",
-        "prompt_text",
-        "entry_id",
-    )
-    # Every entry has all of no tags: an empty list selects nothing, or it would select everything.
-    if all(getattr(request, name) in (None, []) for name in selectors):
-        raise BadRequest(f"purge: at least one of {', '.join(selectors)} is required")
-    if request.policy_id is not None:
-        check_policy_id(request.policy_id)
-    _check_label("scope", request.scope)
-    _check_label("model", request.model)
-    _within("older_than_seconds", request.older_than_seconds or 0, 0, 10**10)
-    check_tags(request.tags)
+def check_feedback(request: FeedbackRequest) -> None:
+    """Raises Invalid for what is out of bounds. The entry's id is read where it is used."""
+    if request.verdict not in VERDICTS:
+        raise Invalid(f"verdict: must be one of {', '.join(VERDICTS)}")
+    check_label("scope", request.scope)
+    note = request.note or ""
+    within("note", len(note), 0, MAX_NOTE_CHARS, "characters")
+    if "\x00" in note:
+        raise Invalid("note: must not contain U+0000")
 
 
 def check_policy_id(policy_id: str) -> None:
@@ -254,13 +199,13 @@ def check_policy_id(policy_id: str) -> None:
         raise Invalid(f"policy_id: must match {ID_PATTERN.pattern}")
 
 
-def check_tags(tags: list[str] | None) -> None:
+def check_tags(tags: list[str] | None, field: str = "tags") -> None:
     if tags is None:
         return
-    _within("tags", len(tags), 0, 16, "tags")
+    within(field, len(tags), 0, 16, "tags")
     for tag in tags:
         if not 1 <= len(tag) <= 128 or "\x00" in tag:
-            raise Invalid("tags: each must have 1 to 128 characters and no U+0000")
+            raise Invalid(f"{field}: each must have 1 to 128 characters and no U+0000")
 
 
 def _check_address(request: LookupRequest | PutRequest) -> None:
@@ -271,11 +216,11 @@ def _check_address(request: LookupRequest | PutRequest) -> None:
         value = getattr(request, field)
         if value is not None and not _KEY_PATTERN.fullmatch(value):
             raise Invalid(f"{field}: must be 64 hexadecimal digits")
-    _check_label("scope", request.scope)
-    _check_label("space", request.space)
+    check_label("scope", request.scope)
+    check_label("space", request.space)
 
 
-def _check_label(field: str, value: str | None) -> None:
+def check_label(field: str, value: str | None) -> None:
     if value is None:
         return
     if len(value) > MAX_LABEL_CHARS:
@@ -284,7 +229,7 @@ def _check_label(field: str, value: str | None) -> None:
         raise Invalid(f"{field}: must not contain U+0000")
 
 
-def _within(field: str, value: float, low: float, high: float | None, unit: str = "") -> None:
+def within(field: str, value: float, low: float, high: float | None, unit: str = "") -> None:
     # Not the other way round: a NaN, which MessagePack can carry, is within nothing.
     if not (low <= value and (value < inf if high is None else value <= high)):
         bound = f"at least {low:,}" if high is None else f"{low:,} to {high:,} {unit}".rstrip()

@@ -65,6 +65,34 @@ CREATE TABLE public.policies (
     purged_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL
 );
 
+CREATE TABLE public.shadow_hits (
+    tenant text NOT NULL,
+    id uuid NOT NULL,
+    policy_id text NOT NULL,
+    scope text NOT NULL,
+    exact_key bytea,
+    entry_id uuid NOT NULL,
+    tier text NOT NULL,
+    similarity double precision NOT NULL,
+    prompt_text bytea NOT NULL,
+    created_at timestamp with time zone NOT NULL
+);
+
+CREATE TABLE public.verdicts (
+    tenant text NOT NULL,
+    id uuid NOT NULL,
+    entry_id uuid NOT NULL,
+    policy_id text NOT NULL,
+    scope text NOT NULL,
+    verdict text NOT NULL,
+    source text NOT NULL,
+    prompt_text bytea,
+    embedding public.halfvec,
+    note text NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    CONSTRAINT verdicts_verdict CHECK ((verdict = ANY (ARRAY['right'::text, 'wrong'::text])))
+);
+
 ALTER TABLE ONLY public.aliases
     ADD CONSTRAINT aliases_pkey PRIMARY KEY (tenant, policy_id, scope, exact_key);
 
@@ -73,6 +101,12 @@ ALTER TABLE ONLY public.entries
 
 ALTER TABLE ONLY public.policies
     ADD CONSTRAINT policies_pkey PRIMARY KEY (tenant, id);
+
+ALTER TABLE ONLY public.shadow_hits
+    ADD CONSTRAINT shadow_hits_pkey PRIMARY KEY (tenant, id);
+
+ALTER TABLE ONLY public.verdicts
+    ADD CONSTRAINT verdicts_pkey PRIMARY KEY (tenant, id);
 
 CREATE INDEX aliases_by_entry ON public.aliases USING btree (tenant, entry_id);
 
@@ -99,5 +133,13 @@ CREATE INDEX entries_by_vector_384 ON public.entries USING hnsw (((embedding)::p
 CREATE INDEX entries_by_vector_512 ON public.entries USING hnsw (((embedding)::public.halfvec(512)) public.halfvec_cosine_ops) WHERE (dimensions = 512);
 
 CREATE INDEX entries_by_vector_768 ON public.entries USING hnsw (((embedding)::public.halfvec(768)) public.halfvec_cosine_ops) WHERE (dimensions = 768);
+
+CREATE INDEX shadow_hits_by_age ON public.shadow_hits USING btree (tenant, policy_id, created_at, id);
+
+CREATE INDEX shadow_hits_by_entry ON public.shadow_hits USING btree (tenant, entry_id);
+
+CREATE INDEX verdicts_by_age ON public.verdicts USING btree (tenant, policy_id, created_at, id);
+
+CREATE INDEX verdicts_by_entry ON public.verdicts USING btree (tenant, entry_id);
 
 CREATE STATISTICS public.entries_place (dependencies, mcv) ON tenant, policy_id, scope, space, dimensions, partition FROM public.entries;

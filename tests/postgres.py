@@ -16,6 +16,7 @@ from cachesvc.store.embedded import EmbeddedPostgres
 from cachesvc.store.migrate import migrate_in_subprocess
 from cachesvc.store.pool import Database, connect
 from cachesvc.store.postgres import PostgresStore
+from cachesvc.store.postgres_records import PostgresRecords
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -28,12 +29,13 @@ _FAST = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off", "max_co
 
 
 class Stores(NamedTuple):
-    """Both ports on one database, and the pool they share."""
+    """The ports on one database, and the pool they share."""
 
     entries: PostgresStore
     admin: PostgresAdmin
     database: Database
     url: str
+    records: PostgresRecords
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +68,13 @@ async def stores(database_url: str) -> AsyncIterator[Stores]:
     """An empty store of this test's own."""
     database = await connect(database_url, size=8, statement_timeout_ms=5000)
     try:
-        yield Stores(PostgresStore(database), PostgresAdmin(database), database, database_url)
+        yield Stores(
+            PostgresStore(database),
+            PostgresAdmin(database),
+            database,
+            database_url,
+            PostgresRecords(database),
+        )
     finally:
         await database.close()
 

@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "core": {"errors"},
     "wire": {"core", "errors"},
+    "wire_admin": {"errors", "wire"},
     "settings": set(),
     "config": {"config_checks", "errors", "settings"},
     "config_checks": {"errors", "settings"},
@@ -32,20 +33,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "deadline": set(),
     "service": {
         *("__init__", "config_checks", "core", "deadline", "edge", "errors", "settings", "store"),
-        "wire",
+        *("wire", "wire_admin"),
     },
     "proxy": {
         *("config_checks", "core", "deadline", "dialects", "edge", "embed", "errors", "settings"),
         "wire",
     },
-    "client": {"core", "errors", "wire"},
+    "client": {"core", "errors", "wire", "wire_admin"},
     "certificates": {"errors"},
     "demo": set(),
     "part": {"settings", "demo", "edge", "errors", "proxy", "service"},
     "supervise": {"errors", "part"},
     "commands": {
         *("__init__", "certificates", "client", "config", "config_checks", "core", "embed"),
-        *("errors", "part", "settings", "store", "supervise", "wire"),
+        *("errors", "part", "settings", "store", "supervise", "wire_admin"),
     },
     "cli": {"__init__", "errors"},  # commands are loaded by name
     "__main__": {"cli"},
@@ -71,7 +72,7 @@ ONLY_IN: dict[str, set[str]] = {
     "cryptography": {"certificates", "service"},
 }
 # The pure parts wait for nothing, read no clock, and look nowhere.
-PURE = ("core", "dialects", "wire", "errors")
+PURE = ("core", "dialects", "wire", "wire_admin", "errors")
 IMPURE = {
     "asyncio",
     "logging",

@@ -15,8 +15,10 @@ import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
+from cachesvc.core.policy import Policy
 from cachesvc.errors import CacheError, Invalid, StartError, StoreUnavailable
 from cachesvc.store import binaries, schema
+from cachesvc.store.admin import PostgresAdmin
 from cachesvc.store.embedded import EmbeddedPostgres
 from cachesvc.store.migrate import (
     add_index,
@@ -25,9 +27,14 @@ from cachesvc.store.migrate import (
     status,
     upgrade,
 )
+from cachesvc.store.pool import connect
+from cachesvc.store.postgres import PostgresStore
+from cachesvc.store.postgres_records import PostgresRecords
+from cachesvc.store.records import NewVerdict
 from cachesvc.store.sql import statement_for
+from tests.postgres import POLICY, TENANT
 from tests.store.dump_schema import COMMITTED, dump
-from tests.store.entries import nearest, new, save, unit
+from tests.store.entries import PLACE, exact, key, nearest, new, save, unit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -241,3 +248,40 @@ def test_migrating_in_a_process_of_its_own_is_quick_and_can_be_repeated(database
         migrate_in_subprocess(database_url, timeout_seconds=0.01)
     with pytest.raises(StoreUnavailable):
         status(database_url.replace("@/", "@/no_such_"))
+
+
+async def test_a_database_of_the_first_release_is_upgraded_with_what_it_holds(
+    empty_database_url: str,
+) -> None:
+    url = empty_database_url
+    await asyncio.to_thread(upgrade, url, "0001")
+    before = await asyncio.to_thread(status, url)
+    assert before.complaint == (
+        f"the schema is at 0001, this release needs {schema.expected_revision()}: "
+        "run cachesvc migrate"
+    )
+    database = await connect(url, size=4, statement_timeout_ms=5000)
+    try:
+        entries, admin = PostgresStore(database), PostgresAdmin(database)
+        await admin.save_policy(TENANT, POLICY, Policy(sharing="shared", max_entries=5))
+        stored = await entries.put(new("a", vector=unit(1), prompt_text="why?"))
+        assert stored.entry_id
+        await entries.add_alias(PLACE, key("b"), stored.entry_id, 0.95)
+        with pytest.raises(StoreUnavailable, match="run cachesvc migrate"):
+            await admin.ping()
+        await asyncio.to_thread(migrate_in_subprocess, url)
+        await admin.ping()
+        for name in ("a", "b"):
+            (found,) = (await entries.find_exact(exact(name))).candidates
+            assert found.entry_id == stored.entry_id
+        assert len((await entries.find_nearest(nearest(unit(1)))).candidates) == 1
+        (count,) = await admin.counts(TENANT)
+        assert (count.entries, count.aliases, count.shadow_hits) == (1, 1, 0)
+        assert await admin.remove_overflow(TENANT, POLICY) == 0
+        wrong = NewVerdict(TENANT, stored.entry_id, None, wrong=True, source="me", lifts=True)
+        assert await PostgresRecords(database).give_verdict(wrong) == (POLICY, True)
+        assert (await entries.find_exact(exact("a"))).dead == "quarantined"
+        await asyncio.to_thread(downgrade, url, "0001")
+        assert (await entries.find_exact(exact("a"))).dead == "quarantined"
+    finally:
+        await database.close()

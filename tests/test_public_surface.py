@@ -12,7 +12,7 @@ import cachesvc
 from cachesvc.cli import cli
 
 COMMANDS = {
-    *("up", "serve", "proxy", "migrate", "model", "policy", "stats", "purge", "doctor", "certs"),
+    *("up", "serve", "proxy", "migrate", "model", "policy", "entries", "stats", "purge", "doctor", "certs"),
 }
 
 

@@ -60,13 +60,15 @@ class Answer:
     """One stored answer: what came, as it came.
 
     `media_type` is None when the answer was put as `response` (opaque JSON text, spliced into
-    replies unchanged); otherwise it is the Content-Type the bytes came with.
+    replies unchanged); otherwise it is the Content-Type the bytes came with. `upstream_ms` is how
+    long the upstream took for it, None where whoever put it did not say.
     """
 
     body: bytes
     media_type: str | None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    upstream_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, NamedTuple
 
 from starlette.routing import Route, Router
 
@@ -10,11 +11,15 @@ from cachesvc.service.admin import Admin
 from cachesvc.service.aliases import Aliases
 from cachesvc.service.bounds import Bounds
 from cachesvc.service.endpoint import Endpoint, Guard, Nowhere, OpenEndpoint
+from cachesvc.service.entries import Entries
+from cachesvc.service.feedback import Feedback
 from cachesvc.service.health import Health
+from cachesvc.service.limits import Limits
 from cachesvc.service.lookup import Lookup
 from cachesvc.service.openapi import OpenAPI, paths_of
 from cachesvc.service.policies import Policies
 from cachesvc.service.put import Put
+from cachesvc.service.shadow import Shadow
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -24,15 +29,29 @@ if TYPE_CHECKING:
     from cachesvc.service.telemetry import Telemetry
     from cachesvc.settings import Settings
     from cachesvc.store.base import AdminStore, EntryStore
+    from cachesvc.store.records import RecordStore
+
+
+class Behind(NamedTuple):
+    """What goes on after callers have their replies."""
+
+    aliases: Aliases
+    shadow: Shadow
+    limits: Limits
+
+    async def drain(self, seconds: float) -> None:
+        await asyncio.gather(
+            self.aliases.drain(seconds), self.shadow.drain(seconds), self.limits.drain(seconds)
+        )
 
 
 class App:
     """An ASGI app. Call `drain` before the store it works on is closed."""
 
-    def __init__(self, routes: list[Route], guard: Guard, aliases: Aliases | None = None) -> None:
+    def __init__(self, routes: list[Route], guard: Guard, behind: Behind | None = None) -> None:
         self.routes = routes
         self._router = Router(routes, redirect_slashes=False, default=Nowhere(guard))
-        self._aliases = aliases
+        self._behind = behind
         # The hot paths have no parameters: a look at a dict finds them, not a row of patterns.
         self._plain = {route.path: route.app for route in routes if "{" not in route.path}
 
@@ -46,32 +65,34 @@ class App:
 
     async def drain(self, seconds: float) -> None:
         """Let what is written off the reply path end, for so long at most."""
-        if self._aliases is not None:
-            await self._aliases.drain(seconds)
+        if self._behind is not None:
+            await self._behind.drain(seconds)
 
 
 def create_app(
     settings: Settings,
     store: EntryStore,
     admin: AdminStore,
+    records: RecordStore,
     identities: Identities,
     telemetry: Telemetry,
 ) -> App:
     """The main listener's app: /cache/*, /dp/cache/*, administration; without TLS all of it."""
     guard = Guard(settings, telemetry)
     bounds = Bounds.of_pool(settings.service)
-    policies, aliases = Policies(store), Aliases(store, telemetry)
-    lookup = Lookup(store, policies, aliases, telemetry, bounds)
-    put = Put(store, policies, telemetry, bounds)
-    operator = Admin(admin, policies, telemetry, bounds)
+    policies = Policies(store)
+    behind = Behind(Aliases(store, telemetry), Shadow(records, telemetry), Limits(admin, telemetry))
+    lookup = Lookup(store, policies, behind.aliases, behind.shadow, telemetry, bounds)
+    put = Put(store, policies, behind.limits, telemetry, bounds)
+    entries = Entries(admin, telemetry, bounds)
+    operator = Admin(admin, policies, behind.limits, telemetry, bounds)
     handlers: dict[str, dict[str, Handler]] = {
         "/cache/lookup": {"POST": lookup},
         "/cache/put": {"POST": put},
         "/cache/purge": {"POST": operator.purge},
-        "/cache/entries/{entry_id}": {
-            "GET": operator.get_entry,
-            "DELETE": operator.delete_entry,
-        },
+        "/cache/feedback": {"POST": Feedback(records, telemetry, bounds)},
+        "/cache/entries": {"GET": entries.list},
+        "/cache/entries/{entry_id}": {"GET": entries.get, "DELETE": entries.delete},
         "/policies": {"GET": operator.list_policies},
         "/policies/{policy_id}": {
             "GET": operator.get_policy,
@@ -87,7 +108,7 @@ def create_app(
     ]
     if not settings.service.tls.on:
         routes += _open_routes(settings, admin, telemetry, guard)
-    return App(routes, guard, aliases)
+    return App(routes, guard, behind)
 
 
 def create_open_app(settings: Settings, admin: AdminStore, telemetry: Telemetry) -> App:

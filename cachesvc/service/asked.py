@@ -20,7 +20,7 @@ class Asked:
     """What a lookup asks. `key` is None or 32 bytes; `exact` and `nearest` are what to look for.
 
     `exact` is None when the exact tier is not asked, or was before (`after_exact`); `nearest` is
-    None without a vector. Its `top_k` of 0 stands for the policy's.
+    None without a vector. Its `top_k` of 0 stands for the policy's. A `retry` was counted before.
     """
 
     place: Place
@@ -29,6 +29,8 @@ class Asked:
     exact: ExactQuery | None
     nearest: NearestQuery | None = field(repr=False)
     threshold: float | None
+    prompt_text: str = field(repr=False)
+    retry: bool
 
 
 def read_asked(tenant: str, request: LookupRequest) -> Asked:
@@ -48,7 +50,16 @@ def read_asked(tenant: str, request: LookupRequest) -> Asked:
     if request.embedding is not None:
         vector, top_k = read_vector(request.embedding), request.top_k or 0
         nearest = NearestQuery(place, partition, space, vector, top_k, max_age)
-    return Asked(place, key, after_exact, exact, nearest, request.threshold)
+    return Asked(
+        place,
+        key,
+        after_exact,
+        exact,
+        nearest,
+        request.threshold,
+        request.prompt_text or "",
+        bool(request.retry),
+    )
 
 
 def closed_door(asked: Asked, policy: Policy) -> Reason | None:

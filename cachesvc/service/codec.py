@@ -18,7 +18,8 @@ from cachesvc.core.policy import Policy, read_policy
 from cachesvc.errors import BadRequest, Invalid, TooLarge, UnsupportedMedia
 from cachesvc.service.lengths import LARGE, check_lengths
 from cachesvc.service.surrogates import halved_pair
-from cachesvc.wire import EntryReply, LookupReply, LookupRequest, PurgeRequest, PutRequest
+from cachesvc.wire import FeedbackRequest, LookupReply, LookupRequest, PutRequest
+from cachesvc.wire_admin import EntryReply, PurgeRequest
 
 _T = TypeVar("_T")
 _MAX_POLICY_BYTES = 256 * 1024
@@ -124,6 +125,7 @@ def _refusal(message: str) -> BadRequest | Invalid:
 _LOOKUP = Reader(LookupRequest)
 _PUT = Reader(PutRequest)
 _PURGE = Reader(PurgeRequest)
+_FEEDBACK = Reader(FeedbackRequest)
 _FIELDS = Reader(dict[str, Raw])
 
 
@@ -143,6 +145,11 @@ def read_put(body: bytes, format: Format) -> PutRequest:
 def read_purge(body: bytes, format: Format) -> PurgeRequest:
     """Raises BadRequest or Invalid."""
     return _PURGE.read(body, format)
+
+
+def read_feedback(body: bytes, format: Format) -> FeedbackRequest:
+    """Raises BadRequest or Invalid."""
+    return _FEEDBACK.read(body, format)
 
 
 def read_policy_body(body: bytes, format: Format, policy_id: str) -> Policy:

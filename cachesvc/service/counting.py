@@ -64,9 +64,13 @@ class HeldMisses:
             held.calls -= 1
             if not held.calls:
                 del self._held[key]
-        # A scrape that fell between the two calls has counted the miss already.
-        if held is None or not held.written or counted.outcome != "miss":
-            self._write(counted)
+            if held.counted.tier != "none":
+                # In shadow, what the exact tier would have answered is the lookup's outcome.
+                counted = held.counted
+            # A scrape that fell between the two calls has counted the first one already.
+            if held.written and (counted is held.counted or counted.outcome == "miss"):
+                return
+        self._write(counted)
 
     def age(self) -> None:
         """Count what nobody has followed up in time."""

@@ -101,7 +101,8 @@ class Endpoint(_Path):
         caller = self._identities.identify(exchange.scope)
         parameters: dict[str, str] = exchange.scope["path_params"]
         if method not in _WITH_BODY:
-            return await handler(Call(caller, parameters, exchange.request_id))
+            query = exchange.scope.get("query_string", b"").decode("ascii", "replace")
+            return await handler(Call(caller, parameters, exchange.request_id, query=query))
         body, format = await exchange.read(self._guard.max_request_bytes)
         return await handler(Call(caller, parameters, exchange.request_id, format, body))
 

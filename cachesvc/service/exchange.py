@@ -44,6 +44,7 @@ class Call:
     request_id: str
     format: Format = codec.Format.JSON
     body: bytes = field(default=b"", repr=False)
+    query: str = field(default="", repr=False)
 
     def require(self, role: str) -> None:
         """Raises Forbidden unless the caller may act in `role`."""

@@ -105,6 +105,8 @@ def _told_hit(hit: Hit, generation: int, now: datetime) -> LookupReply:
 
 def _add_answer(reply: LookupReply, candidate: Candidate) -> None:
     answer = candidate.answer
+    if answer.upstream_ms is not None:
+        reply.upstream_ms = answer.upstream_ms
     if answer.media_type is None:
         reply.response = Raw(answer.body)
     else:

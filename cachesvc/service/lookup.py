@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cachesvc.service.exchange import Call
     from cachesvc.service.judged import Judged
     from cachesvc.service.policies import Policies
+    from cachesvc.service.shadow import Shadow
     from cachesvc.service.telemetry import Telemetry
     from cachesvc.store.base import EntryStore, Found, NearestQuery, PolicyRow
 
@@ -37,12 +38,14 @@ class Lookup:
         store: EntryStore,
         policies: Policies,
         aliases: Aliases,
+        shadow: Shadow,
         telemetry: Telemetry,
         bounds: Bounds,
     ) -> None:
         self._store = store
         self._policies = policies
         self._aliases = aliases
+        self._shadow = shadow
         self._telemetry = telemetry
         self._bounds = bounds
 
@@ -54,6 +57,7 @@ class Lookup:
             asked = read_asked(call.caller.tenant, request)
             judged = await self._bounds.run(self.look_up(asked))
             self._leave_alias(asked, judged)
+            self._shadow.saw(asked, judged)
             self._count(asked, judged)
             return Reply(told(judged))
 
@@ -133,17 +137,16 @@ class Lookup:
     def _count(self, asked: Asked, judged: Judged) -> None:
         telemetry, place, outcome = self._telemetry, asked.place, judged.outcome
         count = counted(place, judged)
+        if count.outcome == "hit" and isinstance(outcome, Hit):
+            telemetry.saved(place.tenant, place.policy_id, outcome.candidate.answer)
+        if asked.retry:
+            return
         if asked.after_exact and asked.key is not None:
             telemetry.follow_up((place, asked.key), count)
         elif asked.key is not None and asked.nearest is None:
             telemetry.first_call((place, asked.key), count)
         else:
             telemetry.looked_up(count)
-        if count.outcome == "hit" and isinstance(outcome, Hit):
-            answer = outcome.candidate.answer
-            telemetry.saved(
-                place.tenant, place.policy_id, answer.prompt_tokens, answer.completion_tokens
-            )
         nearest = asked.nearest is not None and judged.policy.has(Tier.SEMANTIC)
         if nearest and judged.revision is not None and count.tier != Tier.EXACT:
             telemetry.saw(place.tenant, place.policy_id, outcome.similarity)

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from cachesvc import __version__, wire
+from cachesvc import __version__, wire, wire_admin
 from cachesvc.core.policy import Policy
 from cachesvc.service.exchange import Reply
 from cachesvc.service.health import State
@@ -45,6 +45,7 @@ class Operation:
     role: str | None = None  # None: open to everybody
     errors: tuple[int, ...] = ()
     text: str = field(default="")  # the media type of a reply that is no wire type
+    query: type | None = None
 
 
 _CACHE = (
@@ -68,18 +69,36 @@ _CACHE = (
     ),
     Operation(
         "post",
+        "/cache/feedback",
+        "Judge an answer: a wrong one is quarantined at once",
+        {200: wire.FeedbackReply},
+        wire.FeedbackRequest,
+        "feedback",
+        (404,),
+    ),
+    Operation(
+        "post",
         "/cache/purge",
         "Remove what all selectors select",
-        {200: wire.PurgeReply},
-        wire.PurgeRequest,
+        {200: wire_admin.PurgeReply},
+        wire_admin.PurgeRequest,
         "admin",
         (404,),
     ),
     Operation(
         "get",
+        "/cache/entries",
+        "What is stored, newest first, page by page",
+        {200: wire_admin.EntryList},
+        role="admin",
+        errors=(400, 422),
+        query=wire_admin.EntryFilter,
+    ),
+    Operation(
+        "get",
         "/cache/entries/{entry_id}",
         "One entry and where it came from",
-        {200: wire.EntryReply},
+        {200: wire_admin.EntryReply},
         role="admin",
         errors=(404,),
     ),
@@ -118,7 +137,9 @@ _ADMIN = (
         role="admin",
         errors=(404, 422),
     ),
-    Operation("get", "/stats", "What each policy holds", {200: wire.StatsReply}, role="admin"),
+    Operation(
+        "get", "/stats", "What each policy holds", {200: wire_admin.StatsReply}, role="admin"
+    ),
 )
 _OPEN = (
     Operation("get", "/livez", "200 while the process runs", {200: State}),
@@ -178,14 +199,26 @@ def _operation(operation: Operation, path: str) -> dict[str, Any]:
     if operation.role is not None:
         made["description"] = f"Needs the role {operation.role}."
     names = _PARAMETER.findall(path)
-    if names:
-        made["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-            for name in names
-        ]
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in names
+    ]
+    if operation.query is not None:
+        parameters += _query(operation.query)
+    if parameters:
+        made["parameters"] = parameters
     if operation.body is not None:
         made["requestBody"] = {"required": True, "content": _content(operation.body)}
     return made
+
+
+def _query(kind: type) -> list[dict[str, Any]]:
+    """The fields of a wire type as parameters; a list is a parameter given several times."""
+    _, schemas = msgspec.json.schema_components([kind], ref_template=_REF)
+    return [
+        {"name": name, "in": "query", "required": False, "schema": schema}
+        for name, schema in schemas[kind.__name__]["properties"].items()
+    ]
 
 
 def _responses(operation: Operation) -> dict[str, Any]:

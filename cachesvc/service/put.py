@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cachesvc.core.vectors import Vector
     from cachesvc.service.bounds import Bounds
     from cachesvc.service.exchange import Call
+    from cachesvc.service.limits import Limits
     from cachesvc.service.policies import Policies
     from cachesvc.service.telemetry import Telemetry
     from cachesvc.store.base import EntryStore
@@ -32,10 +33,16 @@ class Put:
     """The handler."""
 
     def __init__(
-        self, store: EntryStore, policies: Policies, telemetry: Telemetry, bounds: Bounds
+        self,
+        store: EntryStore,
+        policies: Policies,
+        limits: Limits,
+        telemetry: Telemetry,
+        bounds: Bounds,
     ) -> None:
         self._store = store
         self._policies = policies
+        self._limits = limits
         self._telemetry = telemetry
         self._bounds = bounds
 
@@ -69,6 +76,7 @@ class Put:
             )
         if stored.entry_id is None or stored.expires_at is None:
             return _nothing(Reason.STALE_GENERATION)
+        self._limits.check(place.tenant, row.policy)
         return PutReply(
             entry_id=str(stored.entry_id),
             expires_at=rfc3339(stored.expires_at),
@@ -82,10 +90,10 @@ def _nothing(reason: Reason) -> PutReply:
 
 
 def _answer(request: PutRequest) -> Answer:
-    tokens = request.prompt_tokens or 0, request.completion_tokens or 0
+    facts = request.prompt_tokens or 0, request.completion_tokens or 0, request.upstream_ms
     if isinstance(request.response, UnsetType):
-        return Answer(request.body or b"", request.media_type, *tokens)
-    return Answer(bytes(request.response), None, *tokens)
+        return Answer(request.body or b"", request.media_type, *facts)
+    return Answer(bytes(request.response), None, *facts)
 
 
 def _refusal(policy: Policy, request: PutRequest, place: Place, answer: Answer) -> Reason | None:
@@ -122,6 +130,5 @@ def _entry(
         generation=request.generation,
         tags=tuple(request.tags or ()),
         model=request.model or "",
-        upstream_ms=request.upstream_ms,
         provenance=provenance,
     )

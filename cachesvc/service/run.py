@@ -16,10 +16,12 @@ from cachesvc.errors import ConfigError, StoreError
 from cachesvc.service.app import create_app, create_open_app
 from cachesvc.service.faults import FaultLog, describe, log
 from cachesvc.service.identity import LOCAL, Identities
+from cachesvc.service.limits import CAUSE
 from cachesvc.service.telemetry import Telemetry
 from cachesvc.store.admin import PostgresAdmin
 from cachesvc.store.pool import connect
 from cachesvc.store.postgres import PostgresStore
+from cachesvc.store.postgres_records import PostgresRecords
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from cachesvc.settings import Service, Settings
     from cachesvc.store.base import AdminStore
     from cachesvc.store.pool import Database
+    from cachesvc.store.records import RecordStore
 
 DEFAULT_POLICY = "default"
 ADMIN_LISTEN = "127.0.0.1:8702"
@@ -55,10 +58,11 @@ async def serve(
         stop = asyncio.Event()
         install_stop_signals(asyncio.get_running_loop(), stop)
     database = await _open(settings.service)
-    store, admin, telemetry = PostgresStore(database), PostgresAdmin(database), Telemetry(settings)
+    store, admin = PostgresStore(database), PostgresAdmin(database)
+    records, telemetry = PostgresRecords(database), Telemetry(settings)
     identities = Identities(settings.identity, settings.service.tls.on)
-    app = create_app(settings, store, admin, identities, telemetry)
-    background = _in_background(reap(admin, telemetry))
+    app = create_app(settings, store, admin, records, identities, telemetry)
+    background = _in_background(reap(admin, records, telemetry))
     if default_policy:
         made = _in_background(_create_default_policy(admin))
         background += made
@@ -89,13 +93,22 @@ async def _open(service: Service) -> Database:
     )
 
 
-async def reap(admin: AdminStore, telemetry: Telemetry, every: float = _REAP_SECONDS) -> None:
-    """Remove, now and then, what can never answer again; in small batches, until none is left."""
+async def reap(
+    admin: AdminStore, records: RecordStore, telemetry: Telemetry, every: float = _REAP_SECONDS
+) -> None:
+    """Remove, now and then, what can never answer again, what is over a policy's limit, and old
+    records; in small batches, until none is left.
+    """
     faults = FaultLog("removing expired entries")
     while True:
         try:
             while removed := await admin.remove_expired(_REAP_BATCH):
                 telemetry.evicted("expired", removed)
+            for tenant, policy_id in await admin.limited():
+                while removed := await admin.remove_overflow(tenant, policy_id):
+                    telemetry.evicted(CAUSE, removed)
+            while await records.trim():
+                pass
             faults.fine()
         except StoreError as exc:
             faults.failed(exc.message)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter as Tally
+from collections import defaultdict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
+    from cachesvc.core.model import Answer
     from cachesvc.settings import Settings
 
 _SERIES_AT_MOST = 1000  # (tenant, policy) pairs with series of their own
@@ -45,6 +47,18 @@ class _Stage:
         self._histogram.observe(time.perf_counter() - self._began)
 
 
+@dataclass(slots=True)
+class Totals:
+    """What this process did with one policy since it started."""
+
+    hits: int = 0
+    misses: int = 0
+    puts: int = 0
+    prompt_tokens: int = 0  # these three: made needless by hits
+    completion_tokens: int = 0
+    upstream_seconds: float = 0.0
+
+
 class Telemetry:
     """The counters of one process. Labels are bounded: what is beyond the bound is `other`."""
 
@@ -57,13 +71,19 @@ class Telemetry:
         self.registry.register(self.entries)
         self._series: dict[tuple[str, str], tuple[str, ...]] = {}
         self.tenants: set[str] = set()
-        self._tally: Tally[tuple[str, str, str]] = Tally()
+        self._totals: defaultdict[tuple[str, str], Totals] = defaultdict(Totals)
         self._held = HeldMisses(self._write, clock)
         self._lookups = self._counter(
             "lookups", "Lookups, by what became of them.", "outcome", "tier", "reason"
         )
         self._puts = self._counter("puts", "Puts, by what became of them.", "result")
         self._tokens = self._counter("tokens_saved", "Tokens of answers served.", "kind")
+        self._upstream = self._counter(
+            "upstream_seconds_saved", "Time that the upstream took for answers served."
+        )
+        self._verdicts = self._counter(
+            "verdicts", "Judgements of answers, by who judged.", "verdict", "source"
+        )
         self._similarity = Histogram(
             "cachesvc_similarity",
             "Best similarity that a semantic lookup saw.",
@@ -81,7 +101,7 @@ class Telemetry:
         # A child is found once: looking it up by its labels costs more than counting.
         self._stages = {name: self._seconds.labels(name) for name in _STAGES}
         self._lookup_children: dict[tuple[str, ...], Counter] = {}
-        self._token_children: dict[tuple[str, ...], tuple[Counter, Counter]] = {}
+        self._saved_children: dict[tuple[str, ...], tuple[Counter, Counter, Counter]] = {}
         self._failures = Counter(
             "cachesvc_fail_open",
             "What callers had to do without, by cause.",
@@ -110,18 +130,29 @@ class Telemetry:
     def put(self, tenant: str, policy_id: str, result: str) -> None:
         """`result` is `stored` or the reason why not."""
         self._puts.labels(*self.series(tenant, policy_id), result).inc()
-        self._tally[tenant, policy_id, "puts"] += result == "stored"
+        self._totals[tenant, policy_id].puts += result == "stored"
 
-    def saved(self, tenant: str, policy_id: str, prompt: int, completion: int) -> None:
-        """Tokens that a hit made needless."""
+    def saved(self, tenant: str, policy_id: str, answer: Answer) -> None:
+        """What a hit made needless: the answer's tokens, and the time that it took upstream."""
         series = self.series(tenant, policy_id)
-        children = self._token_children.get(series)
+        children = self._saved_children.get(series)
         if children is None:
             labels = self._tokens.labels
-            children = labels(*series, "prompt"), labels(*series, "completion")
-            self._token_children[series] = children
-        children[0].inc(prompt)
-        children[1].inc(completion)
+            tokens = labels(*series, "prompt"), labels(*series, "completion")
+            children = self._saved_children[series] = *tokens, self._upstream.labels(*series)
+        prompt, completion, upstream = children
+        seconds = (answer.upstream_ms or 0.0) / 1000
+        prompt.inc(answer.prompt_tokens)
+        completion.inc(answer.completion_tokens)
+        upstream.inc(seconds)
+        totals = self._totals[tenant, policy_id]
+        totals.prompt_tokens += answer.prompt_tokens
+        totals.completion_tokens += answer.completion_tokens
+        totals.upstream_seconds += seconds
+
+    def judged(self, tenant: str, policy_id: str, verdict: str, source: str) -> None:
+        """`verdict` is right or wrong; `source` the role it was given in: admin or data."""
+        self._verdicts.labels(*self.series(tenant, policy_id), verdict, source).inc()
 
     def saw(self, tenant: str, policy_id: str, similarity: float) -> None:
         """The best similarity of a semantic lookup."""
@@ -132,23 +163,20 @@ class Telemetry:
         return _Stage(self._stages[name])
 
     def failed(self, cause: str) -> None:
-        """`unavailable`, `busy`, `internal` or `alias`."""
+        """`unavailable`, `busy`, `internal`, `alias` or `shadow`."""
         self._failures.labels(cause).inc()
 
     def evicted(self, cause: str, rows: int) -> None:
-        """`expired` or `purged`."""
+        """`expired`, `purged` or `max_entries`."""
         self._evictions.labels(cause).inc(rows)
 
     def settle(self) -> None:
         """Count what is held back; call it before the counters are read."""
         self._held.write_all()
 
-    def tally(self, tenant: str, policy_id: str) -> tuple[int, int, int]:
-        """(hits, misses, puts) of a policy in this process, since it started."""
-        hits, misses, puts = (
-            self._tally[tenant, policy_id, kind] for kind in ("hits", "misses", "puts")
-        )
-        return hits, misses, puts
+    def totals(self, tenant: str, policy_id: str) -> Totals:
+        """What was done with a policy in this process, since it started."""
+        return self._totals.get((tenant, policy_id)) or Totals()
 
     def series(self, tenant: str, policy_id: str) -> tuple[str, ...]:
         """The labels of a policy that exists: (policy,) or (tenant, policy)."""
@@ -173,7 +201,9 @@ class Telemetry:
             child = self._lookup_children[labels] = self._lookups.labels(*labels)
         child.inc()
         if counted.outcome != "bypass":
-            self._tally[tenant, policy_id, "hits" if counted.outcome == "hit" else "misses"] += 1
+            totals = self._totals[tenant, policy_id]
+            hit = counted.outcome == "hit"
+            totals.hits, totals.misses = totals.hits + hit, totals.misses + (not hit)
 
     def _names(self, *more: str) -> tuple[str, ...]:
         return (*(("tenant", "policy") if self.by_tenant else ("policy",)), *more)

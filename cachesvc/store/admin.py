@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -13,19 +12,17 @@ from cachesvc.core.model import Answer
 from cachesvc.errors import NotFound, StoreUnavailable
 from cachesvc.store import schema
 from cachesvc.store.base import EntryRow, Place, PolicyCount, PolicyRow, Selection
+from cachesvc.store.patience import BATCH, in_batches, patient
 from cachesvc.store.postgres import prompt_hash, read_policy_row
 from cachesvc.store.sql import statement
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from cachesvc.core.policy import Policy
+    from cachesvc.store.base import Listing
     from cachesvc.store.pool import Database
 
-_BATCH = 1000
 _BEFORE_THE_FIRST = UUID(int=0)
-# Counting or removing many rows takes longer than any lookup may.
-_SLOW_SECONDS = 60
+_BEFORE_THE_NEWEST = datetime(9999, 1, 1, tzinfo=timezone.utc), UUID(int=2**128 - 1)
 
 
 class PostgresAdmin:
@@ -57,6 +54,8 @@ class PostgresAdmin:
         if await self._database.row(statement("delete_policy"), tenant, policy_id) is None:
             return False
         await self._remove(Selection(tenant, policy_id), None)
+        for name in ("trim_shadow_hits", "trim_verdicts"):
+            await in_batches(self._database, name, tenant, policy_id, 0, timedelta(0))
         return True
 
     async def delete_entry(self, tenant: str, entry_id: UUID) -> bool:
@@ -74,7 +73,7 @@ class PostgresAdmin:
             if not known["exists"]:
                 raise NotFound("cache_policy not found")
         if dry_run:
-            async with self._patient() as connection:
+            async with patient(self._database) as connection:
                 values = _selected(selection)
                 return await connection.fetchval(statement("count_selected"), *values), 0
         whole = selection.whole_policy
@@ -83,14 +82,22 @@ class PostgresAdmin:
         )
         oldest = raised[0]["oldest_generation"] if whole and raised else None
         _, lived = await self._remove(selection, oldest)
+        if selection.tags is None and selection.model is None:
+            # A record knows neither: those went with the entries, as far as these were there.
+            await in_batches(self._database, "remove_shadow_hits", *_selected_records(selection))
         return lived, lived
 
     async def entry(self, tenant: str, entry_id: UUID) -> EntryRow | None:
         row = await self._database.row(statement("entry"), tenant, entry_id)
-        return None if row is None else _entry_row(row)
+        return None if row is None else _entry_row(row, row["body"])
+
+    async def entries(self, listing: Listing) -> list[EntryRow]:
+        async with patient(self._database) as connection:
+            rows = await connection.fetch(statement("list_entries"), *_listed(listing))
+        return [_entry_row(row, b"") for row in rows]
 
     async def counts(self, tenant: str) -> list[PolicyCount]:
-        async with self._patient() as connection:
+        async with patient(self._database) as connection:
             rows = await connection.fetch(statement("counts"), tenant)
         return [
             PolicyCount(
@@ -100,6 +107,7 @@ class PostgresAdmin:
                 body_bytes=row["body_bytes"],
                 oldest_created_at=row["oldest_created_at"],
                 generation=row["generation"],
+                shadow_hits=row["shadow_hits"],
             )
             for row in rows
         ]
@@ -108,14 +116,25 @@ class PostgresAdmin:
         removed = 0
         for policy in await self._database.rows(statement("every_policy")):
             for name in ("remove_dead", "remove_dead_aliases"):
-                room = min(limit - removed, _BATCH)
+                room = min(limit - removed, BATCH)
                 if room <= 0:
                     return removed
-                async with self._patient() as connection:
+                async with patient(self._database) as connection:
                     removed += await connection.fetchval(
                         statement(name), policy["tenant"], policy["id"], room
                     )
         return removed
+
+    async def limited(self) -> list[tuple[str, str]]:
+        rows = await self._database.rows(statement("limited_policies"))
+        return [(row["tenant"], row["id"]) for row in rows]
+
+    async def remove_overflow(self, tenant: str, policy_id: str) -> int:
+        async with patient(self._database) as connection:
+            gone: int = await connection.fetchval(
+                statement("remove_overflow"), tenant, policy_id, BATCH
+            )
+        return gone
 
     async def ping(self) -> None:
         migrated = await self._database.row(statement("revision_table"))
@@ -128,37 +147,14 @@ class PostgresAdmin:
         """Remove what a purge selects in batches: how many, and how many of them still lived."""
         removed, lived, last = 0, 0, _BEFORE_THE_FIRST
         while True:
-            async with self._patient() as connection:
+            async with patient(self._database) as connection:
                 row = await connection.fetchrow(
-                    statement("remove_selected"), *_selected(selection), oldest, last, _BATCH
+                    statement("remove_selected"), *_selected(selection), oldest, last, BATCH
                 )
             if row["last"] is None:
                 return removed, lived
             removed, lived = removed + row["removed"], lived + row["lived"]
             last = row["last"]
-
-    @contextlib.asynccontextmanager
-    async def _patient(self) -> AsyncIterator[_Patient]:
-        """A transaction whose statements may take a minute."""
-        async with self._database.connection() as connection, connection.transaction():
-            await connection.execute(statement("be_patient"))
-            yield _Patient(connection)
-
-
-class _Patient:
-    """A connection whose client-side deadline matches the server's."""
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-
-    async def fetch(self, query: str, *values: object) -> Any:
-        return await self._connection.fetch(query, *values, timeout=_SLOW_SECONDS)
-
-    async def fetchrow(self, query: str, *values: object) -> Any:
-        return await self._connection.fetchrow(query, *values, timeout=_SLOW_SECONDS)
-
-    async def fetchval(self, query: str, *values: object) -> Any:
-        return await self._connection.fetchval(query, *values, timeout=_SLOW_SECONDS)
 
 
 def _policy_values(tenant: str, policy_id: str, policy: Policy) -> tuple[object, ...]:
@@ -181,12 +177,52 @@ def _selected(selection: Selection) -> tuple[object, ...]:
     )
 
 
-def _entry_row(row: Any) -> EntryRow:
+def _selected_records(selection: Selection) -> tuple[object, ...]:
+    tenant, policy_id, scope, _, _, age, prompt, entry_id = _selected(selection)
+    return tenant, policy_id, scope, age, prompt, entry_id
+
+
+def _listed(listing: Listing) -> tuple[object, ...]:
+    age, prompt = listing.older_than_seconds, listing.prompt
+    return (
+        listing.tenant,
+        listing.policy_id,
+        listing.scope,
+        None if listing.tags is None else list(listing.tags),
+        listing.model,
+        None if age is None else timedelta(seconds=age),
+        listing.tier,
+        None if prompt is None else _in_any_case(prompt),
+        listing.state,
+        *(listing.after or _BEFORE_THE_NEWEST),
+        listing.limit,
+    )
+
+
+def _in_any_case(text: str) -> str:
+    """A regular expression that finds `text`: its database may fold the case of ASCII only."""
+    return "".join(map(_any_case, text))
+
+
+def _any_case(character: str) -> str:
+    variants = {character, character.lower(), character.upper(), character.casefold()}
+    one_each = sorted(variant for variant in variants if len(variant) == 1)
+    if len(one_each) > 1:
+        return f"[{''.join(one_each)}]"
+    punctuation = character.isascii() and not (character.isalnum() or character.isspace())
+    return f"\\{character}" if punctuation else character
+
+
+def _entry_row(row: Any, body: bytes) -> EntryRow:
     return EntryRow(
         entry_id=row["id"],
         place=Place(row["tenant"], row["policy_id"], row["scope"]),
         answer=Answer(
-            row["body"], row["media_type"], row["prompt_tokens"], row["completion_tokens"]
+            body,
+            row["media_type"],
+            row["prompt_tokens"],
+            row["completion_tokens"],
+            row["upstream_ms"],
         ),
         exact_key=row["exact_key"],
         partition=row["partition"],
@@ -195,11 +231,12 @@ def _entry_row(row: Any) -> EntryRow:
         prompt_text=row["prompt_text"].decode(),
         model=row["model"],
         tags=tuple(row["tags"]),
-        upstream_ms=row["upstream_ms"],
         generation=row["generation"],
         provenance=row["provenance"],
         created_at=row["created_at"],
-        exact_expires_at=row["exact_until"] if row["exact_key"] is not None else None,
-        semantic_expires_at=row["semantic_until"] if row["dimensions"] is not None else None,
+        exact_expires_at=row["exact_until"],
+        semantic_expires_at=row["semantic_until"],
         aliases=row["aliases"],
+        state=row["state"],
+        body_bytes=row["body_bytes"],
     )

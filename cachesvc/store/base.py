@@ -72,7 +72,6 @@ class NewEntry:
     generation: int | None = None  # None: the policy's current one
     tags: tuple[str, ...] = ()
     model: str = ""
-    upstream_ms: float | None = None
     provenance: str = ""  # who put it: the caller's identity and request id, for the audit trail
 
 
@@ -113,8 +112,32 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True)
+class Listing:
+    """Which entries a list shows, and-ed; None shows everything.
+
+    `prompt` is part of a prompt, in any case. `state` is live, expired or quarantined. `after` is
+    when the last entry of the page before was made, and its id.
+    """
+
+    tenant: str
+    policy_id: str | None = None
+    scope: str | None = None
+    tags: tuple[str, ...] | None = None
+    model: str | None = None
+    older_than_seconds: float | None = None
+    tier: str | None = None
+    prompt: str | None = None
+    state: str | None = None
+    after: tuple[datetime, UUID] | None = None
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
 class EntryRow:
-    """One entry, whole, for `GET /cache/entries/{id}`."""
+    """One entry as an operator sees it. In a list `answer.body` is empty: none is read for it.
+
+    `state` is live while it may answer on a tier, else quarantined or expired.
+    """
 
     entry_id: UUID
     place: Place
@@ -126,13 +149,14 @@ class EntryRow:
     prompt_text: str
     model: str
     tags: tuple[str, ...]
-    upstream_ms: float | None
     generation: int
     provenance: str
     created_at: datetime
     exact_expires_at: datetime | None  # None: not on that tier
     semantic_expires_at: datetime | None
     aliases: int
+    state: str
+    body_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +169,7 @@ class PolicyCount:
     body_bytes: int
     oldest_created_at: datetime | None
     generation: int
+    shadow_hits: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +254,9 @@ class AdminStore(Protocol):
     async def entry(self, tenant: str, entry_id: UUID) -> EntryRow | None:
         """One that was not purged, expired or not."""
 
+    async def entries(self, listing: Listing) -> list[EntryRow]:
+        """Those that were not purged, newest first; at most `listing.limit`."""
+
     async def delete_entry(self, tenant: str, entry_id: UUID) -> bool:
         """Purge one entry; False for exactly those which `entry` does not find."""
 
@@ -236,6 +264,15 @@ class AdminStore(Protocol):
 
     async def remove_expired(self, limit: int) -> int:
         """Remove up to `limit` rows that can never answer again; returns how many went."""
+
+    async def limited(self) -> list[tuple[str, str]]:
+        """(tenant, policy) of every policy that has `max_entries`."""
+
+    async def remove_overflow(self, tenant: str, policy_id: str) -> int:
+        """Remove a batch of a policy's oldest entries beyond its `max_entries`; how many went.
+
+        Only what lives takes up room. Returns 0 when nothing is left to remove.
+        """
 
     async def ping(self) -> None:
         """Raises StoreUnavailable unless the database answers and has this release's schema."""

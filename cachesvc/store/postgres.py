@@ -163,7 +163,13 @@ def _candidate(row: Any, similarity: float | None, *, alias: bool = False) -> Ca
 
 
 def _answer(row: Any) -> Answer:
-    return Answer(row["body"], row["media_type"], row["prompt_tokens"], row["completion_tokens"])
+    return Answer(
+        row["body"],
+        row["media_type"],
+        row["prompt_tokens"],
+        row["completion_tokens"],
+        row["upstream_ms"],
+    )
 
 
 def _float64(half: HalfVector) -> Any:
@@ -196,7 +202,7 @@ def _values(entry: NewEntry) -> tuple[object, ...]:
         entry.answer.completion_tokens,
         entry.model,
         list(entry.tags),
-        entry.upstream_ms,
+        entry.answer.upstream_ms,
         entry.generation,
         entry.provenance,
         None if ttl is None else min(ttl, MAX_TTL_SECONDS),

@@ -23,14 +23,14 @@ SELECT
     f.fresh AND NOT f.quarantined AS lives,
     f.created_at >= now() - $5::interval AS young,
     CASE WHEN f.fresh AND NOT f.quarantined THEN f.body END AS body,
-    f.media_type, f.prompt_tokens, f.completion_tokens
+    f.media_type, f.prompt_tokens, f.completion_tokens, f.upstream_ms
 FROM policies p
 LEFT JOIN LATERAL (
     SELECT
         e.id, false AS alias, NULL::double precision AS similarity, e.created_at, x.expires_at,
         e.quarantined_at IS NOT NULL AS quarantined,
         now() < x.expires_at AND e.created_at > p.exact_floor AS fresh,
-        e.body, e.media_type, e.prompt_tokens, e.completion_tokens
+        e.body, e.media_type, e.prompt_tokens, e.completion_tokens, e.upstream_ms
     FROM entries e
     CROSS JOIN LATERAL (
         SELECT least(
@@ -45,7 +45,7 @@ LEFT JOIN LATERAL (
         e.quarantined_at IS NOT NULL,
         now() < x.expires_at
             AND e.created_at > p.semantic_floor AND a.created_at > p.exact_floor,
-        e.body, e.media_type, e.prompt_tokens, e.completion_tokens
+        e.body, e.media_type, e.prompt_tokens, e.completion_tokens, e.upstream_ms
     FROM aliases a
     JOIN entries e
         ON e.tenant = $1 AND e.id = a.entry_id AND e.policy_id = $2 AND e.scope = $3
@@ -69,6 +69,7 @@ WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
 SELECT
     p.revision, p.generation, now() AS now,
     f.id, f.embedding, f.created_at, f.media_type, f.prompt_tokens, f.completion_tokens,
+    f.upstream_ms,
     -- One answer at most is served; of the others, which may be long, nothing is read.
     CASE
         WHEN 1 - f.distance >= $9::double precision
@@ -82,7 +83,7 @@ FROM policies p
 LEFT JOIN LATERAL (
     SELECT
         e.id, e.embedding, e.created_at, e.semantic_expires_at,
-        e.body, e.media_type, e.prompt_tokens, e.completion_tokens,
+        e.body, e.media_type, e.prompt_tokens, e.completion_tokens, e.upstream_ms,
         e.embedding::halfvec({dimensions}) <=> $6::halfvec({dimensions}) AS distance
     FROM entries e
     WHERE e.tenant = $1 AND e.policy_id = $2 AND e.scope = $3 AND e.space = $4
@@ -104,7 +105,7 @@ WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
 
 
 -- answer -- what a semantic candidate holds, while it lives: $1 tenant, $2 policy, $3 scope, $4 entry
-SELECT e.body, e.media_type, e.prompt_tokens, e.completion_tokens
+SELECT e.body, e.media_type, e.prompt_tokens, e.completion_tokens, e.upstream_ms
 FROM policies p JOIN entries e ON e.tenant = $1 AND e.policy_id = p.id
 WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
     AND e.scope = $3 AND e.id = $4
@@ -445,6 +446,8 @@ WITH chunk AS MATERIALIZED (
     DELETE FROM entries e USING locked l WHERE e.tenant = $1 AND e.id = l.id RETURNING l.lived
 ), unaliased AS (
     DELETE FROM aliases a USING locked l WHERE a.tenant = $1 AND a.entry_id = l.id
+), unshadowed AS (
+    DELETE FROM shadow_hits s USING locked l WHERE s.tenant = $1 AND s.entry_id = l.id
 )
 SELECT
     (SELECT c.id FROM chunk c ORDER BY c.id DESC LIMIT 1) AS last,
@@ -454,21 +457,84 @@ SELECT
 
 -- entry -- one entry, whole: $1 tenant, $2 id
 SELECT
-    e.*,
-    least(
-        e.exact_expires_at, e.created_at + p.ttl_seconds * interval '1 second'
-    ) AS exact_until,
-    least(
-        e.semantic_expires_at, e.created_at + p.semantic_ttl_seconds * interval '1 second'
-    ) AS semantic_until,
+    e.*, octet_length(e.body) AS body_bytes, x.exact_until, x.semantic_until,
+    CASE
+        WHEN e.quarantined_at IS NOT NULL THEN 'quarantined'
+        WHEN x.exact_until > now() AND e.created_at > p.exact_floor
+            OR x.semantic_until > now() AND e.created_at > p.semantic_floor THEN 'live'
+        ELSE 'expired'
+    END AS state,
     (SELECT count(*) FROM aliases a WHERE a.tenant = $1 AND a.entry_id = e.id) AS aliases
 FROM entries e JOIN policies p ON p.tenant = e.tenant AND p.id = e.policy_id
+CROSS JOIN LATERAL (
+    -- Null where it is not on that tier: least() alone would pass over that.
+    SELECT
+        CASE WHEN e.exact_expires_at IS NOT NULL THEN least(
+            e.exact_expires_at, e.created_at + p.ttl_seconds * interval '1 second'
+        ) END AS exact_until,
+        CASE WHEN e.semantic_expires_at IS NOT NULL THEN least(
+            e.semantic_expires_at, e.created_at + p.semantic_ttl_seconds * interval '1 second'
+        ) END AS semantic_until
+) x
 WHERE e.tenant = $1 AND e.id = $2 AND e.generation >= p.oldest_generation
+
+
+-- list_entries -- a page of entries, newest first, without bodies: $1 tenant, $2 policy, $3 scope, $4 tags, $5 model, $6 age, $7 tier, $8 pattern of the prompt, $9 state, $10 and $11 when the last one seen was made and its id, $12 how many; null selects everything
+SELECT
+    e.*,
+    (SELECT count(*) FROM aliases a WHERE a.tenant = $1 AND a.entry_id = e.id) AS aliases
+FROM policies p
+CROSS JOIN LATERAL (
+    -- Policy by policy, so that each is read along its own index, and no further than a page.
+    SELECT
+        e.tenant, e.id, e.policy_id, e.scope, e.space, e.dimensions, e.exact_key, e.partition,
+        e.prompt_text, e.prompt_tokens, e.completion_tokens, e.model, e.tags, e.upstream_ms,
+        e.generation, e.provenance, e.created_at, e.media_type,
+        octet_length(e.body) AS body_bytes, x.exact_until, x.semantic_until, y.state
+    FROM entries e
+    CROSS JOIN LATERAL (
+        SELECT
+            CASE WHEN e.exact_expires_at IS NOT NULL THEN least(
+                e.exact_expires_at, e.created_at + p.ttl_seconds * interval '1 second'
+            ) END AS exact_until,
+            CASE WHEN e.semantic_expires_at IS NOT NULL THEN least(
+                e.semantic_expires_at, e.created_at + p.semantic_ttl_seconds * interval '1 second'
+            ) END AS semantic_until
+    ) x
+    CROSS JOIN LATERAL (
+        SELECT CASE
+            WHEN e.quarantined_at IS NOT NULL THEN 'quarantined'
+            WHEN x.exact_until > now() AND e.created_at > p.exact_floor
+                OR x.semantic_until > now() AND e.created_at > p.semantic_floor THEN 'live'
+            ELSE 'expired'
+        END AS state
+    ) y
+    WHERE e.tenant = $1 AND e.policy_id = p.id
+        AND e.generation >= p.oldest_generation
+        AND ($3::text IS NULL OR e.scope = $3)
+        AND ($4::text[] IS NULL OR e.tags @> $4)
+        AND ($5::text IS NULL OR e.model = $5)
+        AND ($6::interval IS NULL OR e.created_at < now() - $6)
+        AND ($7::text IS NULL OR CASE $7
+            WHEN 'exact' THEN e.exact_key IS NOT NULL ELSE e.dimensions IS NOT NULL
+        END)
+        AND ($9::text IS NULL OR y.state = $9)
+        -- Text cannot hold U+0000, prompts can: it is left out before they are read as text.
+        AND ($8::text IS NULL OR convert_from(decode(regexp_replace(
+            encode(e.prompt_text, 'escape'), '(\\\\)|\\000', '\1', 'g'
+        ), 'escape'), 'UTF8') ~ $8)
+        AND (e.created_at, e.id) < ($10::timestamptz, $11::uuid)
+    ORDER BY e.created_at DESC, e.id DESC
+    LIMIT $12
+) e
+WHERE p.tenant = $1 AND p.document IS NOT NULL AND ($2::text IS NULL OR p.id = $2)
+ORDER BY e.created_at DESC, e.id DESC
+LIMIT $12
 
 
 -- counts -- what each policy of a tenant holds: $1 tenant
 SELECT
-    p.id, p.generation, e.entries, a.aliases, e.body_bytes, e.oldest_created_at
+    p.id, p.generation, e.entries, a.aliases, s.shadow_hits, e.body_bytes, e.oldest_created_at
 FROM policies p
 CROSS JOIN LATERAL (
     SELECT
@@ -480,6 +546,11 @@ CROSS JOIN LATERAL (
 CROSS JOIN LATERAL (
     SELECT count(*) AS aliases FROM aliases a WHERE a.tenant = $1 AND a.policy_id = p.id
 ) a
+CROSS JOIN LATERAL (
+    SELECT count(*) AS shadow_hits
+    FROM shadow_hits s
+    WHERE s.tenant = $1 AND s.policy_id = p.id AND s.created_at > p.purged_at
+) s
 WHERE p.tenant = $1 AND p.document IS NOT NULL
 ORDER BY p.id
 
@@ -534,6 +605,182 @@ WITH doomed AS MATERIALIZED (
 ), gone AS (
     DELETE FROM aliases a USING doomed d
     WHERE a.tenant = $1 AND a.policy_id = $2 AND a.scope = d.scope AND a.exact_key = d.exact_key
+    RETURNING 1
+)
+SELECT count(*) FROM gone
+
+
+-- limited_policies -- which policies have a limit of entries
+SELECT tenant, id FROM policies WHERE document->'max_entries' > '0' ORDER BY tenant, id
+
+
+-- remove_overflow -- the oldest entries of one policy beyond its limit: $1 tenant, $2 policy, $3 how many
+WITH policy AS MATERIALIZED (
+    SELECT p.*, (p.document->>'max_entries')::bigint AS room
+    FROM policies p
+    WHERE p.tenant = $1 AND p.id = $2 AND p.document->'max_entries' > '0'
+), first_without_room AS MATERIALIZED (
+    -- Counted from the newest, and only what lives: what is dead takes no place, and beyond this
+    -- entry it goes with the others.
+    SELECT e.created_at, e.id
+    FROM policy p JOIN entries e ON e.tenant = $1 AND e.policy_id = $2
+    WHERE e.quarantined_at IS NULL AND e.generation >= p.oldest_generation
+        AND (
+            least(e.exact_expires_at, e.created_at + p.ttl_seconds * interval '1 second') > now()
+                AND e.exact_expires_at IS NOT NULL AND e.created_at > p.exact_floor
+            OR least(
+                e.semantic_expires_at, e.created_at + p.semantic_ttl_seconds * interval '1 second'
+            ) > now() AND e.semantic_expires_at IS NOT NULL AND e.created_at > p.semantic_floor
+        )
+    ORDER BY e.created_at DESC, e.id DESC
+    OFFSET (SELECT p.room FROM policy p)
+    LIMIT 1
+), locked AS MATERIALIZED (
+    -- One that is put anew meanwhile is young when its lock is had, and stays.
+    SELECT e.id FROM entries e
+    WHERE e.tenant = $1 AND e.policy_id = $2
+        AND (e.created_at, e.id) <= (
+            (SELECT f.created_at FROM first_without_room f), (SELECT f.id FROM first_without_room f)
+        )
+    ORDER BY e.created_at, e.id
+    LIMIT $3
+    FOR UPDATE SKIP LOCKED
+), gone AS (
+    -- An array, so that few of a large table are never sought by reading all of it.
+    DELETE FROM entries e
+    WHERE e.tenant = $1 AND e.id = ANY (ARRAY(SELECT l.id FROM locked l))
+    RETURNING 1
+), unaliased AS (
+    DELETE FROM aliases a
+    WHERE a.tenant = $1 AND a.entry_id = ANY (ARRAY(SELECT l.id FROM locked l))
+)
+SELECT count(*) FROM gone
+
+
+-- give_verdict -- judge an entry: $1 tenant, $2 entry, $3 scope or null for any, $4 verdict, $5 source, $6 prompt or null, $7 vector or null, $8 note, $9 id of the record, $10 whether "right" ends a quarantine
+WITH judged AS MATERIALIZED (
+    SELECT e.id, e.policy_id, e.scope, e.quarantined_at
+    FROM entries e JOIN policies p ON p.tenant = e.tenant AND p.id = e.policy_id
+    WHERE e.tenant = $1 AND e.id = $2 AND ($3::text IS NULL OR e.scope = $3)
+        AND e.generation >= p.oldest_generation AND p.document IS NOT NULL
+    FOR UPDATE OF e
+), quarantined AS (
+    UPDATE entries e SET quarantined_at = now()
+    FROM judged j
+    WHERE e.tenant = $1 AND e.id = j.id AND $4::text = 'wrong' AND j.quarantined_at IS NULL
+), unaliased AS (
+    DELETE FROM aliases a USING judged j
+    WHERE a.tenant = $1 AND a.entry_id = j.id AND $4 = 'wrong'
+), freed AS (
+    UPDATE entries e SET quarantined_at = NULL
+    FROM judged j
+    WHERE e.tenant = $1 AND e.id = j.id AND $4 = 'right' AND $10::boolean
+        AND j.quarantined_at IS NOT NULL
+), recorded AS (
+    INSERT INTO verdicts (
+        tenant, id, entry_id, policy_id, scope, verdict, source, prompt_text, embedding, note,
+        created_at
+    )
+    SELECT $1, $9::uuid, j.id, j.policy_id, j.scope, $4, $5, $6::bytea, $7::halfvec, $8, now()
+    FROM judged j
+    WHERE NOT EXISTS (
+        -- Sent again by somebody who saw no reply: one judgement.
+        SELECT FROM verdicts v
+        WHERE v.tenant = $1 AND v.entry_id = j.id AND v.verdict = $4 AND v.source = $5
+            AND v.prompt_text IS NOT DISTINCT FROM $6 AND v.note = $8
+            AND v.created_at > now() - interval '1 minute'
+    )
+)
+SELECT
+    j.policy_id,
+    $4 = 'wrong' OR j.quarantined_at IS NOT NULL AND NOT $10 AS quarantined
+FROM judged j
+
+
+-- keep_shadow_hits -- what policies in shadow would have served: $1 tenant, then arrays: $2 ids, $3 policies, $4 scopes, $5 exact keys, $6 entries, $7 tiers, $8 similarities, $9 prompts, $10 when
+INSERT INTO shadow_hits (
+    tenant, id, policy_id, scope, exact_key, entry_id, tier, similarity, prompt_text, created_at
+)
+SELECT
+    $1, h.id, h.policy_id, h.scope, h.exact_key, h.entry_id, h.tier, h.similarity, h.prompt_text,
+    h.created_at
+FROM unnest(
+    $2::uuid[], $3::text[], $4::text[], $5::bytea[], $6::uuid[], $7::text[],
+    $8::double precision[], $9::bytea[], $10::timestamptz[]
+) h (
+    id, policy_id, scope, exact_key, entry_id, tier, similarity, prompt_text, created_at
+)
+-- A purge of the policy, or its deletion, may have come between the lookup and this.
+JOIN policies p ON p.tenant = $1 AND p.id = h.policy_id AND p.document IS NOT NULL
+    AND h.created_at > p.purged_at
+
+
+-- remove_shadow_hits -- what a purge selects of them: $1 tenant, $2 policy, $3 scope, $4 age, $5 prompt hash, $6 entry, $7 how many; null selects everything
+WITH doomed AS MATERIALIZED (
+    SELECT s.id FROM shadow_hits s
+    WHERE s.tenant = $1
+        AND ($2::text IS NULL OR s.policy_id = $2)
+        AND ($3::text IS NULL OR s.scope = $3)
+        AND ($4::interval IS NULL OR s.created_at < now() - $4)
+        AND ($5::bytea IS NULL OR sha256(s.prompt_text) = $5)
+        AND ($6::uuid IS NULL OR s.entry_id = $6)
+    LIMIT $7
+    FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM shadow_hits s
+    WHERE s.tenant = $1 AND s.id = ANY (ARRAY(SELECT d.id FROM doomed d))
+    RETURNING 1
+)
+SELECT count(*) FROM gone
+
+
+-- trim_shadow_hits -- beyond what is kept of one policy: $1 tenant, $2 policy, $3 how many are kept, $4 how long, $5 how many go at once
+WITH doomed AS MATERIALIZED (
+    SELECT s.id FROM shadow_hits s
+    JOIN policies p ON p.tenant = s.tenant AND p.id = s.policy_id
+    WHERE s.tenant = $1 AND s.policy_id = $2
+        AND (
+            p.document IS NULL
+            OR s.created_at <= greatest(p.purged_at, now() - $4::interval)
+            OR (s.created_at, s.id) <= (
+                SELECT o.created_at, o.id FROM shadow_hits o
+                WHERE o.tenant = $1 AND o.policy_id = $2
+                ORDER BY o.created_at DESC, o.id DESC
+                OFFSET $3::bigint LIMIT 1
+            )
+        )
+    ORDER BY s.created_at, s.id
+    LIMIT $5
+    FOR UPDATE OF s SKIP LOCKED
+), gone AS (
+    DELETE FROM shadow_hits s
+    WHERE s.tenant = $1 AND s.id = ANY (ARRAY(SELECT d.id FROM doomed d))
+    RETURNING 1
+)
+SELECT count(*) FROM gone
+
+
+-- trim_verdicts -- parameters as in trim_shadow_hits; a purge takes none of them, a deletion all
+WITH doomed AS MATERIALIZED (
+    SELECT v.id FROM verdicts v
+    JOIN policies p ON p.tenant = v.tenant AND p.id = v.policy_id
+    WHERE v.tenant = $1 AND v.policy_id = $2
+        AND (
+            p.document IS NULL
+            OR v.created_at <= now() - $4::interval
+            OR (v.created_at, v.id) <= (
+                SELECT o.created_at, o.id FROM verdicts o
+                WHERE o.tenant = $1 AND o.policy_id = $2
+                ORDER BY o.created_at DESC, o.id DESC
+                OFFSET $3::bigint LIMIT 1
+            )
+        )
+    ORDER BY v.created_at, v.id
+    LIMIT $5
+    FOR UPDATE OF v SKIP LOCKED
+), gone AS (
+    DELETE FROM verdicts v
+    WHERE v.tenant = $1 AND v.id = ANY (ARRAY(SELECT d.id FROM doomed d))
     RETURNING 1
 )
 SELECT count(*) FROM gone

@@ -23,6 +23,7 @@ from cachesvc.settings import Service, Settings
 from cachesvc.store.admin import PostgresAdmin
 from cachesvc.store.pool import connect
 from cachesvc.store.postgres import PostgresStore
+from cachesvc.store.postgres_records import PostgresRecords
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -117,7 +118,12 @@ class Running:
             statement_timeout_ms=settings.service.statement_timeout_ms,
         )
         app = create_app(
-            settings, PostgresStore(database), PostgresAdmin(database), Named(), Telemetry(settings)
+            settings,
+            PostgresStore(database),
+            PostgresAdmin(database),
+            PostgresRecords(database),
+            Named(),
+            Telemetry(settings),
         )
 
         def ready(urls: list[str]) -> None:
@@ -236,3 +242,16 @@ def execute(url: str, statement: str) -> None:
             await connection.close()
 
     asyncio.run(run_it())
+
+
+def fetch(url: str, query: str) -> list[tuple[Any, ...]]:
+    """The rows of one query in a database, past the service."""
+
+    async def run_it() -> list[tuple[Any, ...]]:
+        connection = await asyncpg.connect(url)
+        try:
+            return [tuple(row) for row in await connection.fetch(query)]
+        finally:
+            await connection.close()
+
+    return asyncio.run(run_it())

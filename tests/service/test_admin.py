@@ -151,7 +151,14 @@ def test_a_purged_entry_is_gone_for_both_though_its_row_is_still_there(
 
 def test_stats_tell_what_is_held_and_what_was_done(api: Api) -> None:
     policy = api.policy()
-    api.put(policy, exact_key=KEY, response="12345678")
+    api.put(
+        policy,
+        exact_key=KEY,
+        response="12345678",
+        prompt_tokens=3,
+        completion_tokens=4,
+        upstream_ms=250,
+    )
     api.lookup(policy, exact_key=KEY)
     api.lookup(policy, exact_key="cd" * 32)
     api.lookup(policy, embedding=[1.0])
@@ -163,11 +170,15 @@ def test_stats_tell_what_is_held_and_what_was_done(api: Api) -> None:
         "policy_id": policy,
         "entries": 1,
         "aliases": 0,
+        "shadow_hits": 0,
         "body_bytes": 10,
         "generation": 1,
         "hits": 1,
         "misses": 2,
         "puts": 1,
+        "prompt_tokens_saved": 3,
+        "completion_tokens_saved": 4,
+        "upstream_seconds_saved": 0.25,
     }
 
 
@@ -187,6 +198,8 @@ ACTIONS: dict[str, tuple[str, str, Any]] = {
     "save": ("PUT", "/policies/p", {"sharing": "shared"}),
     "delete": ("DELETE", "/policies/absent", None),
     "purge": ("POST", "/cache/purge", {"policy_id": "p"}),
+    "entries": ("GET", "/cache/entries", None),
+    "feedback": ("POST", "/cache/feedback", {"entry_id": NO_ENTRY, "verdict": "wrong"}),
     "entry": ("GET", f"/cache/entries/{NO_ENTRY}", None),
     "delete entry": ("DELETE", f"/cache/entries/{NO_ENTRY}", None),
     "stats": ("GET", "/stats", None),
@@ -194,8 +207,8 @@ ACTIONS: dict[str, tuple[str, str, Any]] = {
 MAY = {
     "acme-lookup": {"lookup"},
     "acme-put": {"put"},
-    "acme-feedback": set[str](),
-    "acme-data": {"lookup", "put", "list", "show"},
+    "acme-feedback": {"feedback"},
+    "acme-data": {"lookup", "put", "feedback", "list", "show"},
     "acme-admin": set(ACTIONS),
 }
 
@@ -210,14 +223,14 @@ def test_a_role_grants_what_it_says_and_nothing_more(callers: dict[str, Api], ca
             assert reply.status_code in (200, 404), (action, reply.text)
             allowed.add(action)
         else:
-            needed = action if action in ("lookup", "put") else "admin"
+            needed = action if action in ("lookup", "put", "feedback") else "admin"
             refused(reply, 403, "FORBIDDEN", "role", repr(needed))
     assert allowed == MAY[caller]
 
 
 def test_a_role_is_refused_before_any_query(nowhere: Api) -> None:
     with closing(Api(str(nowhere.http.base_url), "acme-feedback")) as caller:
-        for method, path, body in ACTIONS.values():
+        for method, path, body in (ACTIONS[name] for name in ACTIONS if name != "feedback"):
             refused(caller.call(method, path, body), 403, "FORBIDDEN", "role")
 
 

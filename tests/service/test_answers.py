@@ -14,10 +14,12 @@ from cachesvc.service.asked import read_asked
 from cachesvc.service.bounds import Bounds
 from cachesvc.service.lookup import Lookup
 from cachesvc.service.policies import Policies
+from cachesvc.service.shadow import Shadow
 from cachesvc.service.telemetry import Telemetry
 from cachesvc.settings import Service, Settings
 from cachesvc.store.base import Place
 from cachesvc.store.postgres import PostgresStore
+from cachesvc.store.postgres_records import PostgresRecords
 from cachesvc.wire import LookupRequest
 from tests.postgres import POLICY, TENANT
 from tests.store.entries import key, near, new, unit
@@ -46,7 +48,8 @@ def lookup_on(store: PostgresStore) -> Lookup:
     settings = Settings(service=Service())
     telemetry = Telemetry(settings)
     bounds = Bounds.of_pool(settings.service)
-    return Lookup(store, Policies(store), Aliases(store, telemetry), telemetry, bounds)
+    shadow = Shadow(PostgresRecords(store._database), telemetry)
+    return Lookup(store, Policies(store), Aliases(store, telemetry), shadow, telemetry, bounds)
 
 
 async def judge(store: PostgresStore, **fields: Any) -> Hit | Miss:

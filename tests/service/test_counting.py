@@ -9,6 +9,9 @@ from cachesvc.service.counting import _HELD_AT_MOST, HELD_SECONDS, Counted, Held
 MISS = Counted("t", "p", "miss", "none", "no_entry")
 BELOW = Counted("t", "p", "miss", "none", "below_threshold")
 HIT = Counted("t", "p", "hit", "semantic", "semantic")
+FOUND_IN_SHADOW = Counted("t", "p", "shadow", "exact", "exact")
+BELOW_IN_SHADOW = Counted("t", "p", "shadow", "none", "below_threshold")
+NEAR_IN_SHADOW = Counted("t", "p", "shadow", "semantic", "semantic")
 KEY = ("place", b"key")
 
 
@@ -78,6 +81,20 @@ def test_a_scrape_counts_what_is_held_and_never_counts_a_miss_twice(bench: Bench
     bench.held.hold(KEY, MISS)
     bench.held.write_all()
     assert bench.counted == [MISS, MISS]
+
+
+@pytest.mark.parametrize("scraped", [False, True])
+def test_in_shadow_the_exact_tiers_answer_stands_whatever_the_vector_finds(
+    bench: Bench, scraped: bool
+) -> None:
+    for other in (BELOW_IN_SHADOW, NEAR_IN_SHADOW):
+        bench.counted.clear()
+        bench.held.hold(KEY, FOUND_IN_SHADOW)
+        if scraped:
+            bench.held.write_all()
+        bench.held.follow(KEY, other)
+        bench.held.write_all()
+        assert bench.counted == [FOUND_IN_SHADOW]
 
 
 def test_what_is_held_is_bounded_and_nothing_is_lost(bench: Bench) -> None:

@@ -16,6 +16,7 @@ from cachesvc.settings import Service, Settings
 from cachesvc.store.admin import PostgresAdmin
 from cachesvc.store.pool import connect
 from cachesvc.store.postgres import PostgresStore
+from cachesvc.store.postgres_records import PostgresRecords
 from tests.service.serving import (
     KEY,
     MESSAGEPACK,
@@ -184,7 +185,9 @@ async def app_alone(**service: Any) -> AsyncIterator[App]:
     settings = Settings(service=Service(**service))
     database = await connect(NOWHERE)
     store, admin = PostgresStore(database), PostgresAdmin(database)
-    yield create_app(settings, store, admin, Named(), Telemetry(settings))
+    yield create_app(
+        settings, store, admin, PostgresRecords(database), Named(), Telemetry(settings)
+    )
     await database.close()
 
 

@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from cachesvc.core.model import Answer
+from cachesvc.core.policy import Policy
 from cachesvc.service.app import create_app
 from cachesvc.service.run import reap, serve
 from cachesvc.service.telemetry import Telemetry
@@ -23,6 +24,7 @@ from cachesvc.settings import Service, Settings
 from cachesvc.store.base import NewEntry, Place
 from cachesvc.store.embedded import EmbeddedPostgres
 from cachesvc.store.migrate import migrate_in_subprocess
+from cachesvc.store.records import NewVerdict
 from tests.postgres import POLICY, TENANT, Stores
 from tests.service.serving import KEY, NOWHERE, Named, refused
 
@@ -188,7 +190,7 @@ async def test_draining_waits_for_an_alias_on_its_way(
     stores: Stores, store: tuple[PostgresStore, PostgresAdmin]
 ) -> None:
     settings = Settings()
-    app = create_app(settings, *store, Named(), Telemetry(settings))
+    app = create_app(settings, *store, stores.records, Named(), Telemetry(settings))
     put = {"policy_id": POLICY, "exact_key": KEY, "embedding": [1.0, 0.0], "response": 1}
     near = {"policy_id": POLICY, "exact_key": "cd" * 32, "embedding": [0.99, 0.1]}
     holder = await asyncpg.connect(stores.url)
@@ -223,7 +225,7 @@ async def test_what_is_expired_is_removed_and_counted(
     async with stores.database.connection() as connection:
         await connection.execute("UPDATE entries SET exact_expires_at = now() - interval '1 day'")
     telemetry = Telemetry(Settings())
-    reaper = asyncio.create_task(reap(admin, telemetry, every=0.01))
+    reaper = asyncio.create_task(reap(admin, stores.records, telemetry, every=0.01))
     labels, deadline = {"cause": "expired"}, time.monotonic() + 5
     while telemetry.registry.get_sample_value("cachesvc_evictions_total", labels) != 3:
         assert time.monotonic() < deadline
@@ -242,3 +244,29 @@ async def test_a_database_that_is_away_is_logged_once(
     told = [record.getMessage() for record in caplog.records if record.name == "cachesvc.service"]
     assert len([line for line in told if line.startswith("database: ")]) == 1
     assert len(told) == len(set(told))
+
+
+async def test_what_is_over_a_limit_and_old_records_are_swept(stores: Stores) -> None:
+    """Nobody puts any more, and no replica remembers that there was something to do."""
+    await stores.admin.save_policy(TENANT, POLICY, Policy(sharing="shared", max_entries=2))
+    place, entry_id = Place(TENANT, POLICY, ""), None
+    for number in range(5):
+        key = bytes([number]) * 32
+        stored = await stores.entries.put(NewEntry(place, Answer(b"1", None), exact_key=key))
+        entry_id = stored.entry_id
+    assert entry_id
+    old = NewVerdict(TENANT, entry_id, None, wrong=False, source="me", lifts=False)
+    await stores.records.give_verdict(old)
+    async with stores.database.connection() as connection:
+        await connection.execute("UPDATE verdicts SET created_at = now() - interval '401 days'")
+    telemetry = Telemetry(Settings())
+    reaper = asyncio.create_task(reap(stores.admin, stores.records, telemetry, every=0.01))
+    labels, deadline = {"cause": "max_entries"}, time.monotonic() + 5
+    left = 1
+    while left or telemetry.registry.get_sample_value("cachesvc_evictions_total", labels) != 3:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+        left = (await stores.database.row("SELECT count(*) FROM verdicts"))["count"]
+    assert (await stores.admin.counts(TENANT))[0].entries == 2
+    reaper.cancel()
+    await asyncio.gather(reaper, return_exceptions=True)

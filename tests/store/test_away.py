@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cachesvc.core.model import Answer
 from cachesvc.core.policy import Policy
 from cachesvc.errors import StoreRefused, StoreUnavailable
 from cachesvc.store.admin import PostgresAdmin
@@ -98,8 +99,9 @@ async def test_a_refused_statement_tells_no_value(stores: Stores) -> None:
     with pytest.raises(StoreRefused) as caught:
         await stores.entries.put(new("a", model="secret"))
     assert caught.value.message == "the database refused a statement: SQLSTATE 23514"
+    answer = Answer(b"1", None, upstream_ms="secret")  # type: ignore[arg-type]
     with pytest.raises(StoreRefused) as caught:
-        await stores.entries.put(new("a", upstream_ms="secret"))
+        await stores.entries.put(new("a", answer=answer))
     assert "secret" not in caught.value.message
 
 

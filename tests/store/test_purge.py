@@ -155,7 +155,7 @@ async def test_a_purged_policy_shows_nothing_even_before_its_rows_are_gone(
 async def test_a_purge_spares_what_was_put_after_it_began(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admin, "_BATCH", 1)
+    monkeypatch.setattr(admin, "BATCH", 1)
     await save(stores, 3600)
     await stores.entries.put(new("old", vector=unit(1)))
     async with stores.database.connection() as other, other.transaction():

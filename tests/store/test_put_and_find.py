@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import Any
 from uuid import uuid4
 
@@ -223,6 +224,7 @@ async def test_older_candidates_are_skipped_when_the_caller_says_so(stores: Stor
 
 
 async def test_everything_that_was_put_is_shown_to_the_operator(store: Pair) -> None:
+    answer = dataclasses.replace(ANSWER, upstream_ms=12.5)
     stored = await store[0].put(
         new(
             "a",
@@ -232,16 +234,17 @@ async def test_everything_that_was_put_is_shown_to_the_operator(store: Pair) -> 
             prompt_text="question",
             tags=("one", "two"),
             model="gpt",
-            upstream_ms=12.5,
+            answer=answer,
             provenance="proxy",
         )
     )
     assert stored.entry_id
     row = await store[1].entry(TENANT, stored.entry_id)
     assert row is not None
-    assert (row.place, row.answer, row.exact_key) == (PLACE, ANSWER, key("a"))
+    assert (row.place, row.answer, row.exact_key) == (PLACE, answer, key("a"))
     assert (row.partition, row.space, row.dimensions) == (key("partition"), "space", 384)
     assert (row.prompt_text, row.tags, row.model) == ("question", ("one", "two"), "gpt")
-    assert (row.upstream_ms, row.provenance, row.generation) == (12.5, "proxy", 1)
+    assert (row.provenance, row.generation) == ("proxy", 1)
+    assert (row.state, row.body_bytes) == ("live", len(ANSWER.body))
     assert row.exact_expires_at == row.semantic_expires_at == stored.expires_at
     assert row.aliases == 0

@@ -1,0 +1,85 @@
+"""Verdicts and shadow hits on Postgres."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from itertools import groupby
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from pgvector import HalfVector
+
+from cachesvc.store.patience import BATCH, patient
+from cachesvc.store.sql import statement
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cachesvc.store.pool import Database
+    from cachesvc.store.records import NewVerdict, ShadowHit
+
+# What is kept of each policy, at most: so many, and so long.
+_KEPT = {
+    "trim_shadow_hits": (10_000, timedelta(days=30)),
+    "trim_verdicts": (100_000, timedelta(days=400)),
+}
+
+
+class PostgresRecords:
+    """What was said of answers, and what would have been served: a RecordStore."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def give_verdict(self, verdict: NewVerdict) -> tuple[str, bool] | None:
+        prompt, vector = verdict.prompt_text, verdict.vector
+        row = await self._database.row(
+            statement("give_verdict"),
+            verdict.tenant,
+            verdict.entry_id,
+            verdict.scope,
+            "wrong" if verdict.wrong else "right",
+            verdict.source,
+            None if prompt is None else prompt.encode(),
+            None if vector is None else HalfVector(vector),
+            verdict.note,
+            uuid4(),
+            verdict.lifts,
+        )
+        return None if row is None else (row["policy_id"], row["quarantined"])
+
+    async def keep_shadow_hits(self, hits: Sequence[ShadowHit]) -> None:
+        by_tenant = groupby(sorted(hits, key=_tenant), key=_tenant)
+        for tenant, theirs in by_tenant:
+            columns = zip(*map(_values, theirs), strict=True)
+            await self._database.rows(
+                statement("keep_shadow_hits"), tenant, *(list(column) for column in columns)
+            )
+
+    async def trim(self) -> int:
+        removed = 0
+        for policy in await self._database.rows(statement("every_policy")):
+            for name, (most, longest) in _KEPT.items():
+                async with patient(self._database) as connection:
+                    removed += await connection.fetchval(
+                        statement(name), policy["tenant"], policy["id"], most, longest, BATCH
+                    )
+        return removed
+
+
+def _tenant(hit: ShadowHit) -> str:
+    return hit.place.tenant
+
+
+def _values(hit: ShadowHit) -> tuple[object, ...]:
+    return (
+        uuid4(),
+        hit.place.policy_id,
+        hit.place.scope,
+        hit.exact_key,
+        hit.entry_id,
+        hit.tier,
+        hit.similarity,
+        hit.prompt_text.encode(),
+        hit.asked_at,
+    )
