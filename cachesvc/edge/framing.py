@@ -1,4 +1,4 @@
-"""Replies to HTTP/1.0, which knows no chunks: without a length, they end with the connection."""
+"""What uvicorn knows not of the framing of replies: to HTTP/1.0, and of a 304."""
 
 from __future__ import annotations
 
@@ -32,5 +32,19 @@ def until_close(app: Any, cycle: RequestResponseCycle) -> Any:
             if bare and not cycle.response_complete and not cycle.disconnected:
                 # The end of the connection would look like the end of the reply.
                 scope["extensions"]["cachesvc.abort"]()
+
+    return framed
+
+
+def bodiless(app: Any, cycle: RequestResponseCycle) -> Any:
+    """`app`, whose 304 may tell the length of what it does not send (RFC 9110, 8.6)."""
+
+    async def framed(scope: Any, receive: Any, send: Any) -> None:
+        async def unbounded(message: Any) -> None:
+            await send(message)
+            if message.get("status") == 304:
+                cycle.expected_content_length = 0
+
+        await app(scope, receive, unbounded)
 
     return framed

@@ -7,9 +7,10 @@ closed. Here each is a task of ours from its first packet, on asyncio and uvloop
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import socket
@@ -22,6 +23,7 @@ _SHUTDOWN_SECONDS = 1.0
 # How long to wait when the process has no file descriptor left.
 _PAUSE_SECONDS = 0.5
 _AT_ONCE = 100
+_TLS_VERSIONS = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 
 
 class TLSAcceptor:
@@ -99,3 +101,23 @@ class TLSAcceptor:
         reason = getattr(exc, "verify_message", "") or reason
         logger.info("%d TLS handshakes refused, the last: %s", self._refusals, reason)
         self._refusals, self._quiet_until = 0, now + 1
+
+
+def peer_extension(transport: asyncio.Transport) -> dict[str, Any] | None:
+    """What the handshake proved; None on a plain connection.
+
+    Python below 3.13 gives the leaf only, so the chain has at most one certificate.
+    """
+    tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+    if tls is None:
+        return None
+    leaf = tls.getpeercert(binary_form=True)
+    return {
+        "server_cert": None,
+        "client_cert_chain": [ssl.DER_cert_to_PEM_cert(leaf)] if leaf else [],
+        "client_cert_name": None,
+        "client_cert_error": None,
+        "tls_version": _TLS_VERSIONS.get(tls.version() or ""),
+        "cipher_suite": None,
+        "cachesvc.sha256": hashlib.sha256(leaf).hexdigest() if leaf else None,
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from http import HTTPStatus
 
 
 @dataclass(frozen=True)
@@ -13,6 +14,10 @@ class Limits:
     # From the first byte of a request, or from the connection's start, to the end of the headers.
     header_seconds: float = 10.0
     handshake_seconds: float = 5.0
+    # A request body of which nothing comes for this long is refused. None: uploads may be slow.
+    body_seconds: float | None = 30.0
+    # Above it a connection is answered 503 and closed, so that those there are go on.
+    max_connections: int = 10_000
     # A reader that takes nothing at all for this long is broken off.
     stall_seconds: float = 60.0
     # Above what gateways and clients keep idle connections (nginx, ALB 60 s; Go 90 s): whoever
@@ -22,14 +27,27 @@ class Limits:
     max_head_bytes: int = 32 * 1024
 
 
+_CODES = {400: "BAD_REQUEST", 503: "BUSY"}
+
+
 class Refused(Exception):
     """The request is refused unseen by the app: status, and what is wrong."""
 
 
 def envelope(status: int, message: str) -> bytes:
     """A refusal in the service's words: the JSON body."""
-    code = "BAD_REQUEST" if status == 400 else "TOO_LARGE"
+    code = _CODES.get(status, "TOO_LARGE")
     return json.dumps({"error": {"code": code, "message": message}}).encode()
+
+
+def closing_reply(status: int, body: bytes) -> bytes:
+    """A whole reply, of JSON, after which the connection is closed."""
+    again = "retry-after: 1\r\n" if status == 503 else ""
+    head = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+        f"{again}content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 def check_head(method: bytes, version: str, headers: list[tuple[bytes, bytes]]) -> None:

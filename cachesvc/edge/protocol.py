@@ -8,23 +8,21 @@ middle of another answer, a POST whose body vanishes because it offered an upgra
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import socket
-import ssl
 import struct
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from cachesvc.edge.framing import until_close
-from cachesvc.edge.limits import Limits, Refused, check_head, envelope
+from cachesvc.edge.framing import bodiless, until_close
+from cachesvc.edge.handover import Handover, offers_upgrade
+from cachesvc.edge.handshake import peer_extension
+from cachesvc.edge.limits import Limits, Refused, check_head, closing_reply, envelope
 
 if TYPE_CHECKING:
     import asyncio
 
-_TLS_VERSIONS = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 # A connection closed with bytes unread is reset, and the refusal may be lost with it: so what the
 # peer still sends is read and dropped, for so long and so much (RFC 9112, 9.6).
@@ -39,12 +37,18 @@ class EdgeProtocol(HttpToolsProtocol):
     and `cachesvc.sha256`, the leaf's fingerprint in hex. One dict per connection: what is worked
     out of the certificate may be kept in it. Absent on plain connections.
     scope["extensions"]["cachesvc.abort"]: call it to break the connection off.
+    scope["extensions"]["cachesvc.bare_query"]: there where the target ends in a bare `?`.
+    scope["extensions"]["cachesvc.handover"]: a Handover, where `server_state.handovers` is true
+    and the request offers an upgrade other than h2c.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.limits: Limits = getattr(self.server_state, "limits", None) or Limits()
         self._refusal = getattr(self.server_state, "refusal", None) or envelope
+        self._handovers = getattr(self.server_state, "handovers", False)
+        self._handover: Handover | None = None
+        self._raw_headers: list[tuple[bytes, bytes]] = []
         self._tls: dict[str, Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
@@ -60,14 +64,23 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._tls = _tls_extension(transport)
-        self._arm(self.limits.header_seconds)
+        self._tls = peer_extension(transport)
+        if len(self.connections) > self.limits.max_connections:
+            self._refused = True
+            self._close_with(503, f"connections: at most {self.limits.max_connections}")
+        else:
+            self._arm(self.limits.header_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         self.resume_writing()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
+        if self._handover is not None:
+            self._handover.lost(exc)
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        return self._handover.ended() if self._handover is not None else None
 
     def abort(self) -> None:
         """Break the connection off: RST over TCP, no close_notify under TLS. Never a clean end."""
@@ -86,6 +99,9 @@ class EdgeProtocol(HttpToolsProtocol):
             self._dropped += len(data)
             if self._dropped > _LINGER_BYTES:
                 self.abort()
+            return
+        if self._handover is not None:
+            self._handover.received(data)
             return
         if self._between and not data.strip(b"\r\n"):
             # Empty lines before a request are nothing (RFC 9112, 2.2): they stop no timer.
@@ -110,6 +126,9 @@ class EdgeProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
+            if self._handover is not None:
+                self._handover.received(data[upgrade.args[0] :])
+                return
             # The parser takes what follows for another protocol, a POST's body included. An upgrade
             # may be ignored (RFC 9110, 7.8): the request is read again without its offer.
             again = self._head_without_upgrade() + data[upgrade.args[0] :]
@@ -137,6 +156,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._between, self._in_head = False, True
         self._head_timed = self._upgrading = False
         self._head_bytes = 0
+        self._raw_headers = []
         extensions: dict[str, Any] = self.scope.setdefault("extensions", {})
         extensions["cachesvc.abort"] = self.abort
         if self._tls is not None:
@@ -150,6 +170,7 @@ class EdgeProtocol(HttpToolsProtocol):
         # Trailers come here, too: counted, and dropped (RFC 9110, 6.5.1 forbids merging them).
         self._count(len(name) + len(value) + 4)
         if self._in_head:
+            self._raw_headers.append((name, value))
             super().on_header(name, value)
 
     def _count(self, size: int) -> None:
@@ -160,40 +181,63 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._callbacks += 1
-        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        offered = self.parser.should_upgrade() and method != b"CONNECT"
+        handed = offered and self._handovers and offers_upgrade(method, version, self._raw_headers)
+        if offered and not handed:
             self._upgrading = True
             return
         if len(self.headers) > self.limits.max_headers:
             raise Refused(431, f"headers: at most {self.limits.max_headers}")
-        check_head(self.parser.get_method(), self.parser.get_http_version(), self.headers)
+        check_head(method, version, self.headers)
         self._in_head = False
         self._disarm()
+        if self.url.find(b"?") == len(self.url) - 1:
+            self.scope["extensions"]["cachesvc.bare_query"] = {}
         super().on_headers_complete()
+        if handed:
+            self._hand_over()
+        else:
+            self._arm_body()
+
+    def _hand_over(self) -> None:
+        self._handover = Handover(
+            self.transport, self.flow, self.cycle, self._raw_headers, self.abort
+        )
+        extensions: Any = self.cycle.scope["extensions"]
+        extensions["cachesvc.handover"] = self._handover
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         if cycle.scope["http_version"] == "1.0":
             app = until_close(app, cycle)
+        app = bodiless(app, cycle)
         super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
         self._callbacks += 1
+        self._arm_body()
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._callbacks += 1
         if not self._upgrading:
             self._between = True
+            self._disarm()
             super().on_message_complete()
 
     def pause_writing(self) -> None:
         super().pause_writing()
         self._watch_reader()
+        if self._handover is not None:
+            self._handover.pause_writing()
 
     def resume_writing(self) -> None:
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
         super().resume_writing()
+        if self._handover is not None:
+            self._handover.resume_writing()
 
     def _watch_reader(self) -> None:
         left = self.transport.get_write_buffer_size()
@@ -209,6 +253,10 @@ class EdgeProtocol(HttpToolsProtocol):
         self._disarm()
         self._timer = self.loop.call_later(seconds, self._expired)
 
+    def _arm_body(self) -> None:
+        if self.limits.body_seconds is not None:
+            self._arm(self.limits.body_seconds)
+
     def _disarm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -217,8 +265,12 @@ class EdgeProtocol(HttpToolsProtocol):
     def _expired(self) -> None:
         if self._between:
             self.transport.close()
-        else:
+        elif self._in_head:
             self._refuse(408, f"headers: take longer than {self.limits.header_seconds:g} seconds")
+        elif self.flow.read_paused:
+            self._arm_body()  # not the peer is slow: the app is
+        else:
+            self._refuse(408, f"body: nothing of it came in {self.limits.body_seconds:g} seconds")
 
     def _refuse(self, status: int, message: str) -> None:
         """Answer nothing more on this connection but `status`, and close it.
@@ -240,34 +292,9 @@ class EdgeProtocol(HttpToolsProtocol):
             self._close_with(status, message)
 
     def _close_with(self, status: int, message: str) -> None:
-        body = self._refusal(status, message)
-        head = (
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
+        self.transport.write(closing_reply(status, self._refusal(status, message)))
         if self.transport.can_write_eof():
             self.transport.write_eof()
             self._timer = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
         else:
             self.transport.close()
-
-
-def _tls_extension(transport: asyncio.Transport) -> dict[str, Any] | None:
-    """What the handshake proved; None on a plain connection.
-
-    Python below 3.13 gives the leaf only, so the chain has at most one certificate.
-    """
-    tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
-    if tls is None:
-        return None
-    leaf = tls.getpeercert(binary_form=True)
-    return {
-        "server_cert": None,
-        "client_cert_chain": [ssl.DER_cert_to_PEM_cert(leaf)] if leaf else [],
-        "client_cert_name": None,
-        "client_cert_error": None,
-        "tls_version": _TLS_VERSIONS.get(tls.version() or ""),
-        "cipher_suite": None,
-        "cachesvc.sha256": hashlib.sha256(leaf).hexdigest() if leaf else None,
-    }

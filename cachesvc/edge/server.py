@@ -47,6 +47,7 @@ class Listener:
     """Where an ASGI app answers. Port 0 lets the system choose; `name` stands in errors.
 
     `refusal` words, as JSON, what is refused before the app sees it: status and message.
+    With `handovers` the app may take over connections that offer an upgrade (edge/handover.py).
     """
 
     app: Any
@@ -55,6 +56,7 @@ class Listener:
     name: str
     tls: ServerTLS | None = None
     refusal: Callable[[int, str], bytes] = envelope
+    handovers: bool = False
 
 
 async def run(
@@ -92,10 +94,11 @@ def install_stop_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -
 
 
 class _State(ServerState):
-    def __init__(self, limits: Limits, refusal: Callable[[int, str], bytes]) -> None:
+    def __init__(self, listener: Listener, limits: Limits) -> None:
         super().__init__()
         self.limits = limits
-        self.refusal = refusal
+        self.refusal = listener.refusal
+        self.handovers = listener.handovers
 
 
 class _Serving:
@@ -104,7 +107,7 @@ class _Serving:
     def __init__(self, listener: Listener, sockets: list[socket.socket], limits: Limits) -> None:
         self._listener = listener
         self._sockets = sockets
-        self._state = _State(limits, listener.refusal)
+        self._state = _State(listener, limits)
         self._servers: list[asyncio.AbstractServer] = []
         self._acceptors: list[TLSAcceptor] = []
         self._cutting = False

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cachesvc.proxy.request import Receive, Scope, Send
     from cachesvc.proxy.telemetry import Telemetry
     from cachesvc.proxy.transport import Transport
+    from cachesvc.proxy.tunnel import Tunnels
 
 _TEXT = b"text/plain; charset=utf-8"
 
@@ -23,9 +24,14 @@ class ProxyApp:
     """An ASGI application. `missing` tells what is not ready yet; empty means ready."""
 
     def __init__(
-        self, transport: Transport, telemetry: Telemetry, missing: Callable[[], list[str]]
+        self,
+        transport: Transport,
+        tunnels: Tunnels,
+        telemetry: Telemetry,
+        missing: Callable[[], list[str]],
     ) -> None:
         self._transport = transport
+        self._tunnels = tunnels
         self._telemetry = telemetry
         self._missing = missing
 
@@ -36,6 +42,10 @@ class ProxyApp:
         own = self._own_page(request)
         if own is not None:
             await reply.whole(own)
+            return
+        handover = (scope.get("extensions") or {}).get("cachesvc.handover")
+        if handover is not None:
+            await self._tunnels.answer(request, reply, handover)
             return
         try:
             await self._transport.answer(request, reply)

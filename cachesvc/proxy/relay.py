@@ -35,24 +35,32 @@ _BODILESS = (204, 304)
 _KEEPALIVE_SECONDS = 4.0
 _MAX_HEADER_BYTES = 256 * 1024
 _MAX_HEADERS = 1000
+# A fragment is never sent: this one tells of a `?` that URL would drop.
+_BARE_QUERY = "?"
 _UNSENDABLE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class _Request(aiohttp.ClientRequest):
-    """Sends header values as the bytes they came as; aiohttp would send them as UTF-8."""
+    """Sends header values as the bytes they came as; aiohttp would send them as UTF-8.
+
+    And a `?` with nothing behind it, which aiohttp would drop.
+    """
 
     async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
         protocol = conn.protocol
-        if protocol is not None and not all(value.isascii() for value in self.headers.values()):
-            protocol.transport = _RawHead(protocol)  # type: ignore[assignment]
+        bare_query = self.original_url.raw_fragment == _BARE_QUERY
+        odd = bare_query or not all(value.isascii() for value in self.headers.values())
+        if protocol is not None and odd:
+            protocol.transport = _RawHead(protocol, bare_query)  # type: ignore[assignment]
         return await super().send(conn)
 
 
 class _RawHead:
     """Stands for a connection's transport until the head of one request is written."""
 
-    def __init__(self, protocol: aiohttp.client_proto.ResponseHandler) -> None:
+    def __init__(self, protocol: aiohttp.client_proto.ResponseHandler, bare_query: bool) -> None:
         self._protocol = protocol
+        self._bare_query = bare_query
         self._transport = protocol.transport
 
     def __getattr__(self, name: str) -> Any:
@@ -60,6 +68,8 @@ class _RawHead:
 
     def write(self, data: bytes) -> None:
         head, blank, rest = bytes(data).partition(b"\r\n\r\n")
+        if self._bare_query:
+            head = head.replace(b" HTTP/1.1", b"? HTTP/1.1", 1)
         self._protocol.transport = self._transport
         if self._transport is not None:
             self._transport.write(head.decode("utf-8").encode("latin-1") + blank + rest)
@@ -166,6 +176,8 @@ class Relay:
     def _target(self, request: Request) -> URL:
         """Path and query as they came, at the upstream or nowhere. Raises UpstreamFailed."""
         query = f"?{request.query}" if request.query else ""
+        if request.bare_query:
+            query = f"#{_BARE_QUERY}"
         target = URL(f"{self._base}{request.path}{query}", encoded=True)
         at = (target.scheme, target.raw_authority)
         if not request.path.startswith("/") or at != (self._url.scheme, self._url.raw_authority):
@@ -212,7 +224,7 @@ def _passed_back(headers: Iterable[tuple[bytes, bytes]], status: int) -> RawHead
     headers = tuple(headers)
     dropped = _HOP_BY_HOP | named_by_connection(headers)
     chunked = any(name.lower() == b"transfer-encoding" for name, _ in headers)
-    if chunked or status in _BODILESS:
+    if chunked or status == 204:  # a 304 tells the length it would have (RFC 9110, 8.6)
         dropped |= {b"content-length"}
     return [
         (name, value)

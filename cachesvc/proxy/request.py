@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -30,33 +31,61 @@ if TYPE_CHECKING:
 _MAX_REQUEST_ID = 256
 # They say where a message ends, whatever Connection says of them.
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+# An event of a stream with the blank line behind it, or what is left at the end.
+_EVENT = re.compile(rb".+?(?:\n\n|\r\n\r\n|\r\r|\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """A reply that is all there: status, headers without length and date, body."""
+    """A reply that is all there: status, headers without length and date, body.
+
+    `paced_seconds` is the time over which an event stream is spread; 0 is at once.
+    """
 
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
+    paced_seconds: float = 0.0
 
 
-class Request:
-    """A request of a caller. `headers` maps lower-case names to their values in order (latin-1).
+class Head:
+    """A request but for its body.
 
-    Headers that its `Connection` names are none of it (RFC 9110, 7.6.1): the upstream never sees
-    them, so neither may a key or a scope. `sent_on` are all the others, as they came.
+    `headers` maps lower-case names to their values in order (latin-1). Headers that its
+    `Connection` names are none of it (RFC 9110, 7.6.1): the upstream never sees them, so neither
+    may a key or a scope. `sent_on` are all the others, as they came.
     """
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
-        self.method: str = scope["method"]
-        self.path: str = scope["raw_path"].decode("latin-1")
-        self.query: str = scope["query_string"].decode("latin-1")
-        self.sent_on: RawHeaders = _without_named(scope["headers"])
+    def __init__(self, method: str, path: str, query: str, headers: RawHeaders) -> None:
+        self.method = method
+        self.path = path
+        self.query = query
+        self.sent_on: RawHeaders = _without_named(headers)
         self.headers: dict[str, tuple[str, ...]] = {}
         for name, value in self.sent_on:
             key = name.decode("latin-1").lower()
             self.headers[key] = (*self.headers.get(key, ()), value.decode("latin-1"))
+
+    @property
+    def request_id(self) -> str | None:
+        """The caller's `x-request-id`, where it is fit to go on to others."""
+        value = self.headers.get("x-request-id", ("",))[0]
+        fit = value.isascii() and value.isprintable() and len(value) <= _MAX_REQUEST_ID
+        return value or None if fit else None
+
+
+class Request(Head):
+    """A request of a caller who is on the other end of an ASGI connection."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        super().__init__(
+            scope["method"],
+            scope["raw_path"].decode("latin-1"),
+            scope["query_string"].decode("latin-1"),
+            scope["headers"],
+        )
+        # The target ends in `?`, with nothing behind it.
+        self.bare_query = "cachesvc.bare_query" in (scope.get("extensions") or {})
         self.gone = False
         self._receive = receive
         self._kept: list[bytes] = []
@@ -68,13 +97,6 @@ class Request:
         """A body was announced (RFC 9112, 6)."""
         lengths = self.headers.get("content-length", ("0",))
         return "transfer-encoding" in self.headers or lengths != ("0",)
-
-    @property
-    def request_id(self) -> str | None:
-        """The caller's `x-request-id`, where it is fit to go on to others."""
-        value = self.headers.get("x-request-id", ("",))[0]
-        fit = value.isascii() and value.isprintable() and len(value) <= _MAX_REQUEST_ID
-        return value or None if fit else None
 
     async def read(self, limit: int) -> bytes | None:
         """The whole body, or None when it has more than `limit` bytes.
@@ -139,6 +161,14 @@ class Request:
             self._handler.cancel()
 
 
+def _with_length(reply: Whole) -> RawHeaders:
+    return (
+        *reply.headers,
+        (b"content-length", b"%d" % len(reply.body)),
+        (b"date", formatdate(usegmt=True).encode("ascii")),
+    )
+
+
 def named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
     """The lower-case names of the headers that are for this connection only."""
     values = (value for name, value in headers if name.lower() == b"connection")
@@ -175,13 +205,18 @@ class Reply:
 
     async def whole(self, reply: Whole) -> None:
         """All at once, with length and date."""
-        headers = (
-            *reply.headers,
-            (b"content-length", b"%d" % len(reply.body)),
-            (b"date", formatdate(usegmt=True).encode("ascii")),
-        )
-        await self.start(reply.status, headers)
+        await self.start(reply.status, _with_length(reply))
         await self._send({"type": "http.response.body", "body": reply.body, "more_body": False})
+
+    async def paced(self, reply: Whole) -> None:
+        """The same bytes, event after event, evenly over `paced_seconds`."""
+        await self.start(reply.status, _with_length(reply))
+        events = _EVENT.findall(reply.body)
+        pause = reply.paced_seconds / len(events) if events else 0.0
+        for event in events:
+            await self.piece(event)
+            await asyncio.sleep(pause)
+        await self.end()
 
     def break_off(self) -> None:
         """Break the connection, so that nobody takes what was sent for all there is."""
