@@ -22,7 +22,8 @@ class Ask:
 
     `body` is the parsed JSON object. `comparable` is False when the request has anything that
     only equality can judge (images, tools, named messages, …): then it has no semantic tier.
-    `temperature` is None where the caller gave none.
+    `temperature` is None where the caller gave none. `stateful` is True when the answer belongs to
+    something that the provider keeps (a conversation, a stored response): it is nobody else's.
     """
 
     protocol: str
@@ -32,6 +33,7 @@ class Ask:
     temperature: float | None
     turns: tuple[Turn, ...]
     comparable: bool
+    stateful: bool = False
 
 
 def text_at(body: Any, path: Path) -> str:

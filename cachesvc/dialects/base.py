@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from cachesvc.core.admission import Reading
     from cachesvc.core.ask import Ask
+    from cachesvc.dialects.sse import Event
 
 
 class Dialect(Protocol):
@@ -27,6 +28,12 @@ class Dialect(Protocol):
         An event stream is whole when its last event is the protocol's end, on a frame boundary,
         and no event is an error.
         """
+
+    def has_ended(self, last: Event) -> bool:
+        """After this event nothing comes: the protocol's end, or its way to say that it failed."""
+
+    def without_usage(self, media_type: str, body: bytes) -> bytes:
+        """A stored answer with every number of its usage set to 0 and all other bytes as stored."""
 
     def error(self, status: int, code: str, message: str) -> bytes:
         """A JSON error body in the protocol's own shape."""

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_BOM = b"\xef\xbb\xbf"
 _LINE_END = re.compile(rb"\r\n|\n|\r")
+_LINE_AND_END = re.compile(rb"(\r\n|\n|\r)")
+_DATA = re.compile(rb"data(?:: ?|\Z)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +45,9 @@ class Splitter:
         """The events that `piece` completes."""
         self._rest += piece
         if self._first and self._rest:
-            if b"\xef\xbb\xbf".startswith(self._rest):
+            if _BOM.startswith(self._rest):
                 return []
-            self._rest = self._rest.removeprefix(b"\xef\xbb\xbf")
+            self._rest = self._rest.removeprefix(_BOM)
             self._first = False
         events, start = [], 0
         for end in _LINE_END.finditer(self._rest):
@@ -87,3 +94,36 @@ def split(body: bytes) -> list[Event] | None:
     splitter = Splitter()
     events = splitter.feed(body) + splitter.finish()
     return events if splitter.at_boundary else None
+
+
+def with_data(body: bytes, edit: Callable[[bytes], bytes]) -> bytes:
+    """`body` with `edit` made to the data of each event, and all other bytes as they are.
+
+    `edit` must keep the line feeds of data that came in several lines, or it is not followed.
+    """
+    parts = _LINE_AND_END.split(body)  # lines at even places, their ends between them
+    heads: list[tuple[int, bytes]] = []  # of the event's data lines: the place, what is no data
+    datas: list[bytes] = []
+    for place in range(0, len(parts) - 1, 2):
+        line = parts[place]
+        if not line:
+            _edit(parts, heads, datas, edit)
+            heads, datas = [], []
+            continue
+        head = _DATA.match(line, 3 if place == 0 and line.startswith(_BOM) else 0)
+        if head is not None:
+            heads.append((place, line[: head.end()]))
+            datas.append(line[head.end() :])
+    return b"".join(parts)
+
+
+def _edit(
+    parts: list[bytes],
+    heads: list[tuple[int, bytes]],
+    datas: list[bytes],
+    edit: Callable[[bytes], bytes],
+) -> None:
+    edited = edit(b"\n".join(datas)).split(b"\n") if datas else []
+    if len(edited) == len(heads) and edited != datas:
+        for (place, head), data in zip(heads, edited, strict=True):
+            parts[place] = head + data

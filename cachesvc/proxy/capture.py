@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 _OK = 200
 _MAX_MEDIA_TYPE = 256
-_ENDS = frozenset({"message_stop", "response.completed", "response.incomplete", "response.failed"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,8 @@ class Capture:
             return False
         kind = captured.media_type.partition(";")[0].strip().lower()
         if kind == "text/event-stream":
-            return not captured.clean or not _stream_has_ended(captured.body)
+            events = sse.split(captured.body) if captured.clean else None
+            return not events or not self._dialect.has_ended(events[-1])
         return kind == "application/json" and (not captured.clean or not _is_json(captured.body))
 
     def _captured(self) -> Captured:
@@ -98,21 +98,6 @@ class Capture:
             except Oversize:
                 oversize = True
         return Captured(self._status, self._media_type, body, clean=clean, oversize=oversize)
-
-
-def _stream_has_ended(body: bytes) -> bool:
-    """Ends on a frame boundary, with an event that ends a stream of any protocol, or an error."""
-    events = sse.split(body)
-    if not events:
-        return False
-    last = events[-1]
-    if last.name in _ENDS or last.name == "error" or last.data.strip() == b"[DONE]":
-        return True
-    try:
-        value = json.loads(last.data)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(value, dict) and bool(value.get("error"))
 
 
 def _is_json(body: bytes) -> bool:

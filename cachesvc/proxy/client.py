@@ -45,6 +45,7 @@ class Found:
     similarity: float
     age_seconds: int
     ttl_seconds: int | None
+    upstream_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +186,7 @@ def _found(reply: wire.LookupReply) -> Found:
         similarity=reply.similarity,
         age_seconds=max(0, reply.age_seconds) if isinstance(reply.age_seconds, int) else 0,
         ttl_seconds=_ttl(reply.expires_at) if isinstance(reply.expires_at, str) else None,
+        upstream_ms=reply.upstream_ms if isinstance(reply.upstream_ms, float) else None,
     )
 
 

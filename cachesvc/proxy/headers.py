@@ -25,7 +25,7 @@ _AISIX = {
     "similarity": "x-aisix-cache-similarity",
 }
 _AISIX_OWN = {name.encode("ascii") for name in _AISIX.values()}
-_BY_POLICY = FAILURES | {Reason.BYPASS_RULE}
+_BY_POLICY = FAILURES | {Reason.BYPASS_RULE, Reason.STATEFUL}
 _TOKEN = re.compile(r"[a-z_]{1,64}")
 _CACHE_STATUS = b"cache-status"
 
@@ -52,12 +52,23 @@ class CacheHeaders:
         said += self._named("HIT", values, policy)
         return [*said, (_CACHE_STATUS, _cache_status(None, None, found.ttl_seconds, detail))]
 
-    def of_pass(self, outcome: Miss | Bypass, status: int | None, policy: Policy) -> RawHeaders:
-        """The headers of a forwarded answer; `status` is the upstream's, None when none came."""
+    def of_pass(
+        self,
+        outcome: Miss | Bypass,
+        status: int | None,
+        policy: Policy,
+        *,
+        collapsed: bool = False,
+    ) -> RawHeaders:
+        """The headers of a forwarded answer; `status` is the upstream's, None when none came.
+
+        `collapsed`: the answer came of a call that another request had begun.
+        """
         if not policy.headers:
             return []
         said = self._named("MISS" if isinstance(outcome, Miss) else "BYPASS", {}, policy)
-        member = _cache_status(_forward(outcome), status, None, outcome.reason.value)
+        forward, detail = _forward(outcome), outcome.reason.value
+        member = _cache_status(forward, status, None, detail, collapsed=collapsed)
         return [*said, (_CACHE_STATUS, member)]
 
     def of_refusal(self, outcome: Miss | Bypass, policy: Policy) -> RawHeaders:
@@ -67,7 +78,7 @@ class CacheHeaders:
         said = self._named("MISS" if isinstance(outcome, Miss) else "BYPASS", {}, policy)
         return [
             *said,
-            (_CACHE_STATUS, _cache_status(None, None, None, outcome.reason.value, False)),
+            (_CACHE_STATUS, _cache_status(None, None, None, outcome.reason.value, hit=False)),
         ]
 
     def merged(self, theirs: RawHeaders, ours: RawHeaders, policy: Policy) -> RawHeaders:
@@ -101,7 +112,13 @@ def _forward(outcome: Miss | Bypass) -> str:
 
 @lru_cache(maxsize=4096)
 def _cache_status(
-    forward: str | None, status: int | None, ttl: int | None, detail: str, hit: bool = True
+    forward: str | None,
+    status: int | None,
+    ttl: int | None,
+    detail: str,
+    *,
+    hit: bool = True,
+    collapsed: bool = False,
 ) -> bytes:
     """One member of Cache-Status; without `forward` it tells of a hit, or of neither."""
     member = Item(Token("cachesvc"))
@@ -109,6 +126,8 @@ def _cache_status(
         member.params["fwd"] = Token(forward)
         if status is not None:
             member.params["fwd-status"] = status
+        if collapsed:
+            member.params["collapsed"] = True
     elif hit:
         member.params["hit"] = True
         if ttl is not None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cachesvc.core.steering import Steering
     from cachesvc.dialects.base import Dialect
     from cachesvc.proxy.policies import PolicyBook
-    from cachesvc.proxy.request import Request
+    from cachesvc.proxy.request import Head
     from cachesvc.settings import Settings
 
 # What the API takes an absent temperature for.
@@ -50,6 +50,7 @@ class Judged:
     size: int
     read: tuple[Ask, Target] | None = field(repr=False)  # until the partition is made of it
     generation: int | None = None
+    retry: bool = False  # of a call that has been counted
     embedding: asyncio.Task[bytes | None] | None = field(default=None, repr=False)
     _partition: str | None = field(default=None, repr=False)
 
@@ -91,7 +92,7 @@ class Judge:
         names = {*KEY_HEADERS, *(name.lower() for name in proxy.key_headers)}
         self._key_headers = tuple(sorted(names))
 
-    def judge(self, dialect: Dialect, request: Request, body: bytes) -> Judged | None:
+    def judge(self, dialect: Dialect, request: Head, body: bytes) -> Judged | None:
         """The request under its policy, None when none rules it. Raises Unreadable."""
         ask = dialect.read(body)
         target = self._target(request)
@@ -122,7 +123,7 @@ class Judge:
             judged.read = None
         return judged
 
-    def _target(self, request: Request) -> Target:
+    def _target(self, request: Head) -> Target:
         headers = request.headers
         return Target(
             method=request.method,
@@ -137,6 +138,8 @@ class Judge:
 def _bypass(ask: Ask, policy: Policy, steering: Steering) -> Bypass | None:
     if steering.skip is not None:
         return Bypass(steering.skip)
+    if ask.stateful:
+        return Bypass(Reason.STATEFUL)
     asked = _DEFAULT_TEMPERATURE if ask.temperature is None else ask.temperature
     if policy.max_temperature is not None and asked > policy.max_temperature:
         return Bypass(Reason.BYPASS_RULE)

@@ -96,6 +96,7 @@ class Lookups:
             scope=judged.scope,
             space=self._embeddings.space or None,
             max_age_seconds=judged.steering.max_age_seconds,
+            retry=judged.retry or None,
         )
 
     def _nearest_request(self, judged: Judged, vector: bytes) -> LookupRequest:
@@ -109,6 +110,7 @@ class Lookups:
             space=self._embeddings.space,
             prompt_text=judged.question.text if judged.question else None,
             max_age_seconds=judged.steering.max_age_seconds,
+            retry=judged.retry or None,
         )
 
     async def _generation(self, judged: Judged, budget: Budget) -> int | None:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from cachesvc.config_checks import split_listen
-from cachesvc.dialects.openai_chat import OpenAIChat
+from cachesvc.dialects.table import DIALECTS
 from cachesvc.edge.limits import Limits
 from cachesvc.edge.server import Listener, install_stop_signals
 from cachesvc.edge.server import run as run_server
@@ -18,8 +18,10 @@ from cachesvc.embed.factory import create
 from cachesvc.errors import ConfigError, EmbedError
 from cachesvc.proxy.apart import Apart
 from cachesvc.proxy.app import ProxyApp
+from cachesvc.proxy.cache import Cache
 from cachesvc.proxy.client import ServiceClient
 from cachesvc.proxy.embedding import Embeddings
+from cachesvc.proxy.flights import Flights
 from cachesvc.proxy.headers import CacheHeaders
 from cachesvc.proxy.judge import Judge
 from cachesvc.proxy.lookup import Lookups
@@ -30,6 +32,7 @@ from cachesvc.proxy.relay import Relay
 from cachesvc.proxy.seam import Circuit, Guard
 from cachesvc.proxy.telemetry import Telemetry
 from cachesvc.proxy.transport import Transport
+from cachesvc.proxy.tunnel import Tunnels
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -44,7 +47,7 @@ _WARM_WITHIN_SECONDS = 5.0
 _WARM_AGAIN_SECONDS = 2.0
 _GRACE_SECONDS = 2.5
 # Above what upstreams take (nginx 32 KiB, Envoy 60 KiB): it is theirs to refuse.
-_LIMITS = Limits(max_headers=256, max_head_bytes=64 * 1024)
+_LIMITS = Limits(max_headers=256, max_head_bytes=64 * 1024, body_seconds=None)
 _DRAIN_SECONDS = 2.0
 
 
@@ -121,15 +124,17 @@ async def serve(
     async with running(settings, embedder) as proxy:
         await proxy.settle(_WARM_WITHIN_SECONDS)
         host, port = split_listen("proxy.listen", settings.proxy.listen)
-        listener = Listener(proxy.app, host, port, "proxy.listen", refusal=_refusal)
+        listener = Listener(proxy.app, host, port, "proxy.listen", refusal=_refusal, handovers=True)
         await run_server(
             [listener], stop=stop, ready=ready, grace_seconds=_GRACE_SECONDS, limits=_LIMITS
         )
 
 
 def _refusal(status: int, message: str) -> bytes:
-    code = {400: "bad_request", 408: "request_timeout"}.get(status, "headers_too_large")
-    return OpenAIChat().error(status, code, message)
+    code = {400: "bad_request", 408: "request_timeout", 503: "overloaded"}.get(
+        status, "headers_too_large"
+    )
+    return DIALECTS[0].error(status, code, message)
 
 
 @asynccontextmanager
@@ -155,26 +160,30 @@ async def running(settings: Settings, embedder: Embedder | None) -> AsyncIterato
         apart = Apart()
         stack.callback(apart.close)
         proofs = Proofs(settings.proxy.credential_proof_seconds)
-        transport = Transport(
-            dialects=[OpenAIChat()],
+        cache = Cache(
+            dialects=DIALECTS,
             book=book,
             judge=Judge(settings, book),
             apart=apart,
             lookups=Lookups(service, service_circuit, embeddings, book, proofs),
-            relay=relay,
             puts=puts,
             proofs=proofs,
             headers=CacheHeaders(settings.proxy.headers),
             telemetry=telemetry,
             guard=guard,
             budget_seconds=settings.lookup_budget_ms / 1000,
-            max_request_bytes=settings.proxy.max_request_bytes,
         )
-        made = Proxy(ProxyApp(transport, telemetry, lambda: made.missing()), book, warmth)
+        flights = Flights(guard)
+        most = settings.proxy.max_request_bytes
+        transport = Transport(cache, relay, flights, telemetry, max_request_bytes=most)
+        made = Proxy(
+            ProxyApp(transport, _tunnels(settings), telemetry, lambda: made.missing()), book, warmth
+        )
         every = settings.proxy.policy_poll_seconds
         poller = Poller(book, service, service_circuit, every_seconds=every)
         await stack.enter_async_context(_background(poller.run(), warmth.run()))
         stack.push_async_callback(puts.drain, _DRAIN_SECONDS)
+        stack.push_async_callback(flights.close)
         yield made
 
 
@@ -188,6 +197,16 @@ def _relay(settings: Settings) -> Relay:
     proxy = settings.proxy
     return Relay(
         proxy.upstream,
+        connect_seconds=proxy.upstream_connect_seconds,
+        idle_seconds=proxy.upstream_idle_seconds,
+    )
+
+
+def _tunnels(settings: Settings) -> Tunnels:
+    proxy = settings.proxy
+    return Tunnels(
+        proxy.upstream,
+        DIALECTS,
         connect_seconds=proxy.upstream_connect_seconds,
         idle_seconds=proxy.upstream_idle_seconds,
     )

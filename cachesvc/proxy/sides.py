@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cachesvc.proxy.seam import Guard
 
 _JSON = (b"content-type", b"application/json")
+_BODY_HEADERS = frozenset({b"content-type", b"content-encoding", b"content-length"})
 
 
 class Side(Protocol):
@@ -32,6 +33,9 @@ class Side(Protocol):
 
     def head(self, upstream: Upstream) -> RawHeaders:
         """The answer begins: the headers to send."""
+
+    def joined(self, upstream: Upstream) -> RawHeaders:
+        """The headers for a caller whose answer comes of the call of another."""
 
     def piece(self, data: bytes) -> None:
         """The caller has these bytes."""
@@ -57,6 +61,9 @@ class Bystander:
 
     def head(self, upstream: Upstream) -> RawHeaders:
         return upstream.headers
+
+    def joined(self, upstream: Upstream) -> RawHeaders:
+        return _of_the_body(upstream)
 
     def piece(self, data: bytes) -> None: ...
 
@@ -131,6 +138,15 @@ class Keeper:
             return merged
         return upstream.headers
 
+    def joined(self, upstream: Upstream) -> RawHeaders:
+        shared = _of_the_body(upstream)
+        with self._guard:
+            self._judged.release()
+            policy = self._judged.policy
+            ours = self._headers.of_pass(self._outcome, upstream.status, policy, collapsed=True)
+            return [*shared, *ours]
+        return shared
+
     def piece(self, data: bytes) -> None:
         with self._guard:
             if self._capture is not None:
@@ -174,6 +190,11 @@ class Keeper:
         return (
             isinstance(self._outcome, Bypass) and self._outcome.reason is not Reason.CALLER_NO_CACHE
         )
+
+
+def _of_the_body(upstream: Upstream) -> RawHeaders:
+    """Nothing of another's exchange but what the body needs: no cookies, no rate limits."""
+    return [pair for pair in upstream.headers if pair[0].lower() in _BODY_HEADERS]
 
 
 def error_reply(dialect: Dialect, status: int, message: str) -> Whole:

@@ -42,6 +42,9 @@ class Telemetry:
         self._puts = self._counter(
             "puts", "Answers not sent to the service, or not taken by it.", ("policy", "result")
         )
+        self._collapsed = self._counter(
+            "collapsed", "Requests that joined the upstream call of another.", ("policy",)
+        )
         self._fail_open = self._counter(
             "fail_open", "Requests that went on without the cache because it failed.", ("cause",)
         )
@@ -68,14 +71,23 @@ class Telemetry:
         """A request of a cached path that is not judged."""
         self._lookups.labels("", "bypass", "", Reason.UNREADABLE).inc()
 
-    def outcome(self, policy_id: str, outcome: Miss | Bypass) -> None:
-        """A judged request that goes on; counted as a lookup unless the service has done so."""
+    def outcome(self, policy_id: str, outcome: Miss | Bypass, *, again: bool = False) -> None:
+        """A judged request that goes on; counted as a lookup unless the service has done so.
+
+        `again`: its first try was counted.
+        """
         if outcome.reason in FAILURES and outcome.reason is not Reason.BUG:  # counted by `bug`
             self._fail_open.labels(outcome.reason).inc()
+        if again:
+            return
         if isinstance(outcome, Bypass):
             self._lookups.labels(policy_id, "bypass", "", outcome.reason).inc()
         elif outcome.reason in _DECIDED_HERE:
             self._lookups.labels(policy_id, "miss", "", outcome.reason).inc()
+
+    def joined(self, policy_id: str) -> None:
+        """A request that shares the upstream call of another."""
+        self._collapsed.labels(policy_id).inc()
 
     def bug(self) -> None:
         """The outer guard caught something."""

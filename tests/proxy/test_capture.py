@@ -55,8 +55,8 @@ def test_of_what_is_no_200_nothing_is_copied() -> None:
         (b"", True),
         (events("a", end='data: {"error": {}}\n\n'), True),
         (events("a", end='data: {"error": {"message": "x"}}\n\n'), False),
-        (events("a", end="event: message_stop\ndata: {}\n\n"), False),
-        (events("a", end="event: response.failed\ndata: {}\n\n"), False),
+        (events("a", end="event: message_stop\ndata: {}\n\n"), True),
+        (events("a", end="event: error\ndata: {}\n\n"), False),
         (events("a") + b": bye\n\n", False),
     ],
 )

@@ -1,0 +1,64 @@
+"""OpenAI embeddings: `POST /v1/embeddings`, JSON. Vectors are for the exact tier alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cachesvc.core.admission import Reading
+from cachesvc.core.ask import Ask
+from cachesvc.dialects import choices, reading, usage
+from cachesvc.errors import Unreadable
+
+if TYPE_CHECKING:
+    from cachesvc.dialects.sse import Event
+
+
+class OpenAIEmbeddings:
+    """The embeddings protocol."""
+
+    name = "openai-embeddings"
+    path = "/v1/embeddings"
+
+    def read(self, body: bytes) -> Ask:
+        """The request. Raises Unreadable for what is not an embeddings request."""
+        request = reading.request_object(body)
+        asked = request.get("input")
+        if not isinstance(asked, str) and not reading.is_text_or_tokens(asked):
+            raise Unreadable("input is neither text nor tokens, nor a list of one of them")
+        return Ask(
+            protocol=self.name,
+            body=request,
+            model=reading.model_of(request),
+            stream=reading.asks_stream(request),
+            temperature=None,
+            turns=(),
+            comparable=False,
+        )
+
+    def read_answer(self, media_type: str, body: bytes) -> Reading | None:
+        """A whole answer, which is JSON; None when it is not whole."""
+        answer = None
+        if reading.kind_of(media_type) == reading.JSON:
+            answer = reading.answer_json(body)
+        if not isinstance(answer, dict) or answer.get("error"):
+            return None
+        vectors = answer.get("data")
+        if not isinstance(vectors, list) or not vectors:
+            return None
+        if not all(isinstance(one, dict) and one.get("embedding") for one in vectors):
+            return None
+        used = answer.get("usage")
+        count = used.get("prompt_tokens") if isinstance(used, dict) else None
+        return Reading(prompt_tokens=reading.tokens(count))
+
+    def has_ended(self, last: Event) -> bool:
+        """There are no streams of vectors; what a gateway might send ends as its other streams."""
+        return choices.has_ended(last)
+
+    def without_usage(self, media_type: str, body: bytes) -> bytes:
+        """The answer with 0 for every number of `usage`."""
+        return usage.zeroed(media_type, body, choices.USAGE)
+
+    def error(self, status: int, code: str, message: str) -> bytes:
+        """An error body as the API words it."""
+        return reading.openai_error(status, code, message)
