@@ -32,6 +32,29 @@ test: $(STAMP) ## Run all tests (ARGS='-k words' for some)
 	@$(BIN)/python -m pytest -m "not alone" -n 2 --dist loadfile $(ARGS) || test $$? -eq 5
 	@$(BIN)/python -m pytest -m alone $(ARGS) || test $$? -eq 5
 
+CLIENTS := .clients
+PYTHON_CLIENTS := $(patsubst tests/clients/requirements/%.txt,%,$(wildcard tests/clients/requirements/*.txt))
+NODE_FILES := $(addprefix tests/clients/node/,package.json package-lock.json .npmrc)
+
+.PHONY: clients
+clients: $(PYTHON_CLIENTS:%=$(CLIENTS)/%.ready) $(CLIENTS)/node.ready ## Install the foreign programs that tests drive, each apart
+	@echo "clients: ready in $(CLIENTS)"
+
+$(CLIENTS)/%.ready: tests/clients/requirements/%.txt
+	@echo "clients: installing $< into $(CLIENTS)/$*"
+	@rm -rf $(CLIENTS)/$* && mkdir -p $(CLIENTS) && $(PYTHON) -m venv $(CLIENTS)/$*
+	@$(CLIENTS)/$*/bin/pip install -q --no-compile --disable-pip-version-check -r $<
+	@touch $@
+
+# Without npm there is no stamp, and the tests of the Node SDK tell why they are skipped.
+$(CLIENTS)/node.ready: $(NODE_FILES)
+	@mkdir -p $(CLIENTS)/node && cp $^ $(CLIENTS)/node/
+	@ln -sf ../../tests/clients/node/driver.mjs $(CLIENTS)/node/driver.mjs
+	@if command -v npm >/dev/null; then \
+		echo "clients: installing the Node SDKs into $(CLIENTS)/node"; \
+		npm ci --prefix $(CLIENTS)/node --silent --no-audit --no-fund --no-update-notifier && touch $@; \
+	else echo "clients: npm is not installed, the Node SDK is left out"; fi
+
 .PHONY: check
 check: $(STAMP) ## Lint, formatting and types, as CI does
 	@$(BIN)/ruff check .
@@ -52,5 +75,5 @@ schema: $(STAMP) ## Write migrations/schema.sql anew from the migrations
 	@$(BIN)/python -m tests.store.dump_schema
 
 .PHONY: clean
-clean: ## Remove the venv and all caches
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean: ## Remove the venvs and all caches
+	rm -rf $(VENV) $(CLIENTS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
