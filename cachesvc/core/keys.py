@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cachesvc.core import canonical
 from cachesvc.core.ask import text_at
+from cachesvc.core.extraction import extracted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,14 +73,18 @@ def exact_key(ask: Ask, target: Target) -> bytes:
 def question(ask: Ask, policy: Policy) -> Question | None:
     """The embedded text: the last `window` messages that survive `ignore_roles`.
 
-    None when the request has no semantic tier: not comparable, no such message, or only white
-    space. One text is taken as it is; of several, backslash and newline are escaped in each and
-    they are joined by a newline, so that no text can forge a boundary between two.
+    With `extract` it is the last `window` texts that the expression finds. None when the request
+    has no semantic tier: not comparable, no such text, or only white space. One text is taken as it
+    is; of several, backslash and newline are escaped in each and they are joined by a newline, so
+    that no text can forge a boundary between two.
     """
     if not ask.comparable:
         return None
-    surviving = [turn for turn in ask.turns if turn.role not in policy.ignore_roles]
-    paths = tuple(path for turn in surviving[-policy.window :] for path in turn.texts)
+    if policy.extract is None:
+        surviving = [turn for turn in ask.turns if turn.role not in policy.ignore_roles]
+        paths = tuple(path for turn in surviving[-policy.window :] for path in turn.texts)
+    else:
+        paths = (extracted(ask.body, policy.extract) or ())[-policy.window :]
     texts = [text_at(ask.body, path) for path in paths]
     if not any(text.strip() for text in texts):
         return None
@@ -95,11 +100,14 @@ def partition(ask: Ask, target: Target, policy: Policy, asked: Question) -> byte
     for path in asked.paths:
         body = _replaced(body, path)
     form = _form(ask, target, body)
-    form["rule"] = {
+    rule: dict[str, Any] = {
         "window": policy.window,
         "ignore_roles": sorted(set(policy.ignore_roles)),
         "places": [list(path) for path in asked.paths],
     }
+    if policy.extract is not None:
+        rule["extract"] = policy.extract
+    form["rule"] = rule
     return _digest(b"partition", form)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from cachesvc.core.extraction import check_extract
 from cachesvc.errors import BadRequest, Invalid
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ MAX_TTL_SECONDS = 31_536_000
 MAX_BODY_BYTES = 16 * 1024 * 1024
 ID_PATTERN = re.compile(r"[A-Za-z0-9._:~-]{1,128}")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
+_TABLE_NAME = re.compile(r"[a-z0-9_-]{0,32}")
 _UNCHANGING_ROLES = ("system", "developer", "assistant", "tool", "function")
 
 
@@ -50,6 +52,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     scope_headers: tuple[str, ...] = ()
     window: int = 1
     ignore_roles: tuple[str, ...] = _UNCHANGING_ROLES
+    extract: str | None = None
+    embed: str = ""
     streaming: bool = True
     headers: bool = True
     collapse: bool = True
@@ -141,6 +145,10 @@ def check_policy(policy: Policy, policy_id: str) -> None:
     _check_headers(policy)
     _within("window", policy.window, 1, 1000)
     _within("ignore_roles", len(policy.ignore_roles), 0, 32, "roles")
+    if policy.extract is not None:
+        check_extract(policy.extract)
+    if not _TABLE_NAME.fullmatch(policy.embed):
+        raise Invalid(f"policy.embed: is {policy.embed[:64]!r}; must match {_TABLE_NAME.pattern}")
     _within("max_body_bytes", policy.max_body_bytes, 0, MAX_BODY_BYTES)
     if policy.max_entries is not None:
         _within("max_entries", policy.max_entries, 1, 10**12)

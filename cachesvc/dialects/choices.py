@@ -20,7 +20,7 @@ def read_answer(media_type: str, body: bytes) -> Reading | None:
     kind = kind_of(media_type)
     if kind == STREAM:
         return _read_stream(body)
-    answer = answer_json(body) if kind == JSON else None
+    answer: Any = answer_json(body) if kind == JSON else None
     return _reading([answer]) if _is_part(answer) and answer["choices"] else None
 
 

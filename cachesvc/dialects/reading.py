@@ -45,8 +45,9 @@ def asks_stream(request: dict[str, Any]) -> bool:
 def temperature_of(request: dict[str, Any]) -> float | None:
     """The temperature asked for, None where there is none that is a number."""
     value = request.get("temperature")
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if is_number and abs(value) < 1e300 else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    return float(value) if abs(value) < 1e300 else None
 
 
 def texts_of(content: Any, at: Path, kinds: tuple[str, ...] = ("text",)) -> tuple[list[Path], bool]:
