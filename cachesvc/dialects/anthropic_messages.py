@@ -8,15 +8,27 @@ from typing import TYPE_CHECKING, Any
 from cachesvc.core.admission import Reading
 from cachesvc.core.ask import Ask, Turn
 from cachesvc.dialects import reading, usage
-from cachesvc.errors import Unreadable
 
 if TYPE_CHECKING:
     from cachesvc.dialects.sse import Event
 
-_USAGE = (("usage",), ("message", "usage"))
+_USAGE_IN_EVENTS = (("usage",), ("message", "usage"))
 _STOP = "message_stop"
-# Tools that run at Anthropic: what they find is no function of the request.
-_HOSTED = ("web_search", "web_fetch", "code_execution", "mcp_toolset", "tool_search")
+# Tools that Anthropic describes and the caller runs, as it runs its own. Whatever else has a type
+# (web search, code execution, …) runs at the provider.
+_CALLERS_TOOLS = ("bash_", "text_editor_", "computer_", "memory_")
+# The model has not finished its turn: the caller is to send all of it back.
+_UNFINISHED = ("pause_turn", "compaction")
+_ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
 _INPUT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 
 
@@ -29,21 +41,18 @@ class AnthropicMessages:
     def read(self, body: bytes) -> Ask:
         """The request. Raises Unreadable for what is not a Messages request."""
         request = reading.request_object(body)
-        messages = request.get("messages")
-        if not isinstance(messages, list) or not messages:
-            raise Unreadable("messages is not a list with at least one message")
-        tools = reading.tools_of(request)
-        turns, comparable = [], not tools and not _connects(request)
+        tools, servers = reading.tools_of(request), reading.tools_of(request, "mcp_servers")
+        connects = bool(servers) or request.get("container") is not None
+        turns, comparable = [], not tools and not connects
         if request.get("system") is not None:
             texts, plain = reading.texts_of(request["system"], ("system",))
             turns.append(Turn("system", tuple(texts)))
             comparable = comparable and plain
-        for index, message in enumerate(messages):
-            if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-                raise Unreadable(f"messages[{index}] is not an object with a role")
+        for index, message in enumerate(reading.messages_of(request)):
+            role = reading.role_of(message, ("messages", index))
             texts, plain = reading.texts_of(message.get("content"), ("messages", index, "content"))
-            turns.append(Turn(message["role"], tuple(texts)))
-            comparable = comparable and plain
+            turns.append(Turn(role, tuple(texts)))
+            comparable = comparable and plain and reading.is_plain(message)
         return Ask(
             protocol=self.name,
             body=request,
@@ -52,7 +61,9 @@ class AnthropicMessages:
             temperature=reading.temperature_of(request),
             turns=tuple(turns),
             comparable=comparable,
-            stateful=_connects(request) or any(_is_hosted(tool) for tool in tools),
+            # What the provider looks up, runs or calls for this answer is a world that changes,
+            # or a container that outlives the request: the answer is no function of the request.
+            stateful=connects or any(_is_hosted(tool) for tool in tools),
         )
 
     def read_answer(self, media_type: str, body: bytes) -> Reading | None:
@@ -61,66 +72,64 @@ class AnthropicMessages:
         if kind == reading.STREAM:
             return _read_stream(body)
         answer = reading.answer_json(body) if kind == reading.JSON else None
-        if not isinstance(answer, dict) or answer.get("error") or answer.get("type") != "message":
+        if not isinstance(answer, dict) or reading.is_failure(answer):
             return None
-        if not isinstance(answer.get("content"), list):
+        if answer.get("type", "message") != "message" or not _is_content(answer.get("content")):
             return None
-        return _reading(answer.get("stop_reason"), [_dict(answer.get("usage"))])
+        return _reading([answer.get("stop_reason")], [answer.get("usage")])
 
     def has_ended(self, last: Event) -> bool:
         """`message_stop`, or an error."""
-        done = last.data.strip() == b"[DONE]"
-        return done or reading.type_of(last) == _STOP or reading.is_error(last)
+        return reading.is_done(last) or reading.type_of(last) in (_STOP, reading.ERROR)
 
     def without_usage(self, media_type: str, body: bytes) -> bytes:
         """The answer with 0 for every number of `usage`, also of those in events."""
-        return usage.zeroed(media_type, body, _USAGE)
+        return usage.without_usage(media_type, body, _USAGE_IN_EVENTS)
 
     def error(self, status: int, code: str, message: str) -> bytes:
         """An error body as the API words it; it has no place for `code`."""
-        kinds = {400: "invalid_request_error", 504: "timeout_error"}
-        error = {"type": kinds.get(status, "api_error"), "message": message}
+        kind = "invalid_request_error" if status < 500 else "api_error"
+        error = {"type": _ERROR_TYPES.get(status, kind), "message": message}
         return json.dumps({"type": "error", "error": error}).encode("utf-8")
-
-
-def _connects(request: dict[str, Any]) -> bool:
-    """The provider calls servers, or works in a container that outlives the request."""
-    return bool(request.get("mcp_servers")) or request.get("container") is not None
 
 
 def _is_hosted(tool: dict[str, Any]) -> bool:
     kind = tool.get("type")
-    return isinstance(kind, str) and kind.startswith(_HOSTED)
+    callers = isinstance(kind, str) and kind.startswith(_CALLERS_TOOLS)
+    return kind not in (None, "custom") and not callers
 
 
 def _read_stream(body: bytes) -> Reading | None:
     events = reading.typed_events(body)
-    if not events or events[-1]["type"] != _STOP or events[0]["type"] == _STOP:
+    kinds = [event["type"] for event in events or ()]
+    if not events or reading.ERROR in kinds:
         return None
-    if any(event["type"] == "error" or event.get("error") for event in events):
+    # The end is the last, there is no other, and something came before it.
+    if kinds[-1] != _STOP or kinds.count(_STOP) != 1 or kinds[0] == _STOP:
         return None
-    starts = [event for event in events if event["type"] == "message_start"]
-    deltas = [event for event in events if event["type"] == "message_delta"]
-    if len(starts) != 1:
-        return None
-    reasons = [_dict(event.get("delta")).get("stop_reason") for event in deltas]
-    usages = [_dict(_dict(starts[0].get("message")).get("usage"))]
-    usages += [_dict(event.get("usage")) for event in deltas]
-    return _reading(reasons[-1] if reasons else None, usages)
+    parts = [_dict(event.get("message")) for event in events]
+    parts += [_dict(event.get("delta")) for event in events]
+    usages = [part.get("usage") for part in (*parts, *events)]
+    return _reading([part.get("stop_reason") for part in parts], usages)
 
 
-def _reading(reason: Any, usages: list[dict[str, Any]]) -> Reading:
-    """What came under which counts; later counts are of all so far, and replace earlier ones."""
+def _reading(stop_reasons: list[Any], usages: list[Any]) -> Reading | None:
+    """Of each count the last: later ones are of all so far. None for an unfinished turn."""
+    reasons = tuple(reason for reason in stop_reasons if isinstance(reason, str))
+    if any(reason in _UNFINISHED for reason in reasons):
+        return None
     counts: dict[str, Any] = {}
-    for used in usages:
+    for used in map(_dict, usages):
         counts.update({name: count for name, count in used.items() if count is not None})
     return Reading(
-        finish_reasons=(reason,) if isinstance(reason, str) else (),
-        # A turn that was paused is to be continued: half an answer.
-        refused=reason == "pause_turn",
+        finish_reasons=reasons,
         prompt_tokens=reading.tokens(*(counts.get(name) for name in _INPUT)),
         completion_tokens=reading.tokens(counts.get("output_tokens")),
     )
+
+
+def _is_content(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(block, dict) for block in value)
 
 
 def _dict(value: Any) -> dict[str, Any]:

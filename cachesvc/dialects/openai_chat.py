@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from cachesvc.core.ask import Ask, Turn
 from cachesvc.dialects import choices, reading, usage
-from cachesvc.errors import Unreadable
 
 if TYPE_CHECKING:
     from cachesvc.core.admission import Reading
+    from cachesvc.core.ask import Path
     from cachesvc.dialects.sse import Event
 
 
@@ -22,11 +22,8 @@ class OpenAIChat:
     def read(self, body: bytes) -> Ask:
         """The request. Raises Unreadable for what is not a chat completion request."""
         request = reading.request_object(body)
-        messages = request.get("messages")
-        if not isinstance(messages, list) or not messages:
-            raise Unreadable("messages is not a list with at least one message")
         turns, comparable = [], not (request.get("tools") or request.get("functions"))
-        for index, message in enumerate(messages):
+        for index, message in enumerate(reading.messages_of(request)):
             turn, plain = _read_message(message, index)
             turns.append(turn)
             comparable = comparable and plain
@@ -50,7 +47,7 @@ class OpenAIChat:
 
     def without_usage(self, media_type: str, body: bytes) -> bytes:
         """The answer with 0 for every number of `usage`."""
-        return usage.zeroed(media_type, body, choices.USAGE)
+        return usage.without_usage(media_type, body)
 
     def error(self, status: int, code: str, message: str) -> bytes:
         """An error body as the API words it."""
@@ -59,11 +56,8 @@ class OpenAIChat:
 
 def _read_message(message: Any, index: int) -> tuple[Turn, bool]:
     """One message, and whether there is nothing in it that only equality can judge."""
-    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        raise Unreadable(f"messages[{index}] is not an object with a role")
-    texts, plain = reading.texts_of(message.get("content"), ("messages", index, "content"))
-    called = any(message.get(field) for field in ("tool_calls", "function_call", "audio"))
-    # An empty name is still a name.
-    named = message.get("name") is not None or message.get("tool_call_id") is not None
-    plain = plain and message["role"] not in ("tool", "function") and not called and not named
-    return Turn(message["role"], tuple(texts)), plain
+    at: Path = ("messages", index)
+    role, content = reading.role_of(message, at), message.get("content")
+    # A message that calls tools has no content.
+    texts, plain = ([], True) if content is None else reading.texts_of(content, (*at, "content"))
+    return Turn(role, tuple(texts)), plain and reading.is_plain(message)

@@ -30,7 +30,8 @@ class OpenAICompletions:
             stream=reading.asks_stream(request),
             temperature=reading.temperature_of(request),
             turns=() if turn is None else (turn,),
-            comparable=turn is not None,
+            # `echo` puts the prompt itself into the answer: it fits no other prompt.
+            comparable=turn is not None and not request.get("echo"),
         )
 
     def read_answer(self, media_type: str, body: bytes) -> Reading | None:
@@ -43,7 +44,7 @@ class OpenAICompletions:
 
     def without_usage(self, media_type: str, body: bytes) -> bytes:
         """The answer with 0 for every number of `usage`."""
-        return usage.zeroed(media_type, body, choices.USAGE)
+        return usage.without_usage(media_type, body)
 
     def error(self, status: int, code: str, message: str) -> bytes:
         """An error body as the API words it."""

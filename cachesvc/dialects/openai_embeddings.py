@@ -40,12 +40,13 @@ class OpenAIEmbeddings:
         answer = None
         if reading.kind_of(media_type) == reading.JSON:
             answer = reading.answer_json(body)
-        if not isinstance(answer, dict) or answer.get("error"):
+        if not isinstance(answer, dict) or reading.is_failure(answer):
             return None
         vectors = answer.get("data")
         if not isinstance(vectors, list) or not vectors:
             return None
-        if not all(isinstance(one, dict) and one.get("embedding") for one in vectors):
+        found = [one.get("embedding") if isinstance(one, dict) else None for one in vectors]
+        if not all(isinstance(vector, (list, str)) and vector for vector in found):
             return None
         used = answer.get("usage")
         count = used.get("prompt_tokens") if isinstance(used, dict) else None
@@ -57,7 +58,7 @@ class OpenAIEmbeddings:
 
     def without_usage(self, media_type: str, body: bytes) -> bytes:
         """The answer with 0 for every number of `usage`."""
-        return usage.zeroed(media_type, body, choices.USAGE)
+        return usage.without_usage(media_type, body)
 
     def error(self, status: int, code: str, message: str) -> bytes:
         """An error body as the API words it."""

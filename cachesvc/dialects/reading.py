@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from cachesvc.core.ask import Path
 
 JSON, STREAM = "json", "stream"
+DONE = b"[DONE]"
+ERROR = "error"
 _MAX_TOKENS = 2**32 - 1
 
 
@@ -50,16 +52,38 @@ def temperature_of(request: dict[str, Any]) -> float | None:
     return float(value) if abs(value) < 1e300 else None
 
 
+def messages_of(request: dict[str, Any]) -> list[Any]:
+    """The conversation of a protocol that calls it `messages`. Raises Unreadable for none."""
+    messages = request.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise Unreadable("messages is not a list with at least one message")
+    return messages
+
+
+def role_of(message: Any, at: Path) -> str:
+    """The role of a message. Raises Unreadable for what has none."""
+    role = message.get("role") if isinstance(message, dict) else None
+    if not isinstance(role, str):
+        raise Unreadable(f"{_named(at)} is not an object with a role")
+    return role
+
+
+def is_plain(message: dict[str, Any]) -> bool:
+    """Apart from its content, the message has nothing that only equality can judge."""
+    called = any(message.get(field) for field in ("tool_calls", "function_call", "audio"))
+    # An empty name is still a name.
+    named = any(message.get(field) is not None for field in ("name", "tool_call_id"))
+    return message["role"] not in ("tool", "function") and not called and not named
+
+
 def texts_of(content: Any, at: Path, kinds: tuple[str, ...] = ("text",)) -> tuple[list[Path], bool]:
     """Where the texts of a message's content stand, and whether there is nothing else in it.
 
-    Content is a text, a list of blocks with a type each, or nothing. `kinds` are the types of text
-    blocks. Raises Unreadable for every other shape.
+    Content is a text, or a list of blocks with a type each. `kinds` are the types of text blocks.
+    Raises Unreadable for every other shape.
     """
     if isinstance(content, str):
         return [at], True
-    if content is None:
-        return [], True
     if not isinstance(content, list):
         raise Unreadable(f"{_named(at)} is neither text nor a list")
     found: list[Path] = []
@@ -116,34 +140,50 @@ def answer_json(text: bytes) -> Any:
 def typed_events(body: bytes) -> list[dict[str, Any]] | None:
     """The events of a stream whose data are objects with a type; None when it is not whole.
 
-    A `[DONE]` at the end, which some gateways add to every protocol, is not among them. The type is
-    the data's, else the event's name.
+    Each has its type under "type", as `type_of` tells it. Neither pings before the end nor a
+    `[DONE]` at it, which some gateways add to every protocol, are among them.
     """
     events = sse.split(body)
-    if events and events[-1].data.strip() == b"[DONE]":
+    if events and is_done(events[-1]):
         events.pop()
     if not events:
         return None
     found = []
-    for event in events:
-        value = answer_json(event.data)
+    for place, event in enumerate(events):
+        value, kind = answer_json(event.data), type_of(event)
+        if event.name == "ping" and kind != ERROR and place < len(events) - 1:
+            continue
         if not isinstance(value, dict):
             return None
-        found.append({**value, "type": value.get("type", event.name)})
+        found.append({**value, "type": kind})
     return found
 
 
 def type_of(event: sse.Event) -> str:
-    """What an event says it is: its data's type, else its name."""
+    """What an event says it is, by its data's type and its name; nothing where they disagree."""
+    if is_error(event):
+        return ERROR
     value = answer_json(event.data)
     said = value.get("type") if isinstance(value, dict) else None
-    return said if isinstance(said, str) else event.name
+    if not isinstance(said, str):
+        return event.name
+    return said if event.name in ("message", said) else ""
+
+
+def is_done(event: sse.Event) -> bool:
+    return event.data.strip() == DONE
 
 
 def is_error(event: sse.Event) -> bool:
     """An event by which a server, or a gateway before it, says that it failed."""
-    value = answer_json(event.data)
-    return event.name == "error" or (isinstance(value, dict) and bool(value.get("error")))
+    return event.name == ERROR or is_failure(answer_json(event.data))
+
+
+def is_failure(value: Any) -> bool:
+    """An error where an answer, or a part of one, should be: gateways send them as a 200, too."""
+    return isinstance(value, dict) and (
+        bool(value.get("error")) or ERROR in (value.get("type"), value.get("object"))
+    )
 
 
 def tokens(*values: Any) -> int:

@@ -1,73 +1,103 @@
-"""Setting the numbers of a stored answer's usage to 0, in place: no other byte changes."""
+"""A stored answer with its usage set to 0: the text is edited in place, never encoded anew."""
 
 from __future__ import annotations
 
+import json
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from cachesvc.dialects.reading import JSON, STREAM, answer_json, kind_of
+from cachesvc.dialects import sse
+from cachesvc.dialects.reading import JSON, STREAM, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    Keys = tuple[str, ...]
+Places = tuple[tuple[str, ...], ...]
+"""Where usage objects stand: names of members from the top, the last of them "usage"."""
 
-_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
-_DATA = re.compile(rb"(?:\A|(?<=[\r\n]))(data: ?)([^\r\n]+)")
-_NUMBER = b"-0123456789"
+_TOP: Places = (("usage",),)
+_SPACE = re.compile(r"[ \t\n\r]*")
+# Strings are matched, too, so that what looks like a number inside one is passed over.
+_STRING_OR_NUMBER = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|-?[0-9][0-9.eE+-]*')
 
 
-def zeroed(media_type: str, body: bytes, paths: tuple[Keys, ...]) -> bytes:
-    """`body` with 0 for every number under one of `paths`, which are keys from the top.
+def without_usage(media_type: str, body: bytes, in_events: Places = _TOP) -> bytes:
+    """`body` with each number of its usage set to 0, all other bytes kept.
 
-    In an event stream that is done for each `data` line that is JSON by itself. What cannot be read
-    stays as it is. Takes time linear to the length.
+    A JSON answer has its usage at the top, the data of an event at `in_events`. What cannot be
+    read stays as it is. Takes time linear to the length.
     """
     kind = kind_of(media_type)
     if kind == JSON:
-        return _zeroed_json(body, paths)
+        return _zeroed(body, _TOP)
     if kind == STREAM:
-        return _DATA.sub(lambda line: line[1] + _zeroed_json(line[2], paths), body)
+        return sse.with_data(body, lambda data: _zeroed(data, in_events))
     return body
 
 
-def _zeroed_json(text: bytes, paths: tuple[Keys, ...]) -> bytes:
-    # A key may be written with escapes; without them it must be there as it is.
+def _zeroed(text: bytes, places: Places) -> bytes:
+    # The name may be written with escapes; without them it stands there as it is.
     if b"usage" not in text and b"\\u" not in text:
         return text
-    if not isinstance(answer_json(text), dict):
+    try:
+        decoded = text.decode("utf-8")
+        spans = _usage_spans(decoded, places)
+    except (ValueError, RecursionError):
         return text
-    pieces, at = [], 0
-    for start, end in _numbers(text, paths):
-        pieces += [text[at:start], b"0"]
-        at = end
-    return b"".join([*pieces, text[at:]])
+    pieces, done = [], 0
+    for start, end in spans:
+        pieces += [decoded[done:start], _STRING_OR_NUMBER.sub(_zero, decoded[start:end])]
+        done = end
+    return "".join([*pieces, decoded[done:]]).encode("utf-8")
 
 
-def _numbers(text: bytes, paths: tuple[Keys, ...]) -> Iterator[tuple[int, int]]:
-    """Where the numbers under `paths` stand. `text` is JSON."""
-    open_keys: list[str | None] = []  # per open container the key we are at; None in a list
-    is_key: list[bool] = []  # per open container whether a key comes next
-    under = 0  # how many open containers lie under one of the paths
-    for token in _TOKEN.finditer(text):
-        said = token[0]
-        if said in (b"{", b"["):
-            under += bool(under) or _is_one_of(open_keys, paths)
-            open_keys.append(None)
-            is_key.append(said == b"{")
-        elif said in (b"}", b"]"):
-            open_keys.pop()
-            is_key.pop()
-            under = max(0, under - 1)
-        elif said == b",":
-            is_key[-1] = open_keys[-1] is not None
-        elif said[0] == ord('"') and is_key and is_key[-1]:
-            key = answer_json(said)
-            open_keys[-1] = key if isinstance(key, str) else ""
-            is_key[-1] = False
-        elif said[0] in _NUMBER and (under or _is_one_of(open_keys, paths)):
-            yield token.span()
+def _zero(match: re.Match[str]) -> str:
+    return match[0] if match[0].startswith('"') else "0"
 
 
-def _is_one_of(open_keys: list[str | None], paths: tuple[Keys, ...]) -> bool:
-    return len(open_keys) <= 2 and tuple(open_keys) in paths
+def _usage_spans(text: str, places: Places) -> list[tuple[int, int]]:
+    """Where the usage objects of one JSON text stand. Raises ValueError for what is no JSON."""
+    start = _next(text, 0)
+    _, end = _DECODER.raw_decode(text, start)
+    if _next(text, end) != len(text):
+        raise ValueError("trailing data")
+    return list(_spans(text, start, places))
+
+
+def _spans(text: str, at: int, places: Places) -> Iterator[tuple[int, int]]:
+    """Those in the value that begins at `at`. A name that is repeated counts each time."""
+    for name, start, end in _members(text, at):
+        deeper = tuple(place[1:] for place in places if place[0] == name)
+        if () in deeper and text[start] == "{":
+            yield start, end
+        elif deeper and () not in deeper:
+            yield from _spans(text, start, deeper)
+
+
+def _members(text: str, at: int) -> Iterator[tuple[str, int, int]]:
+    """Name, start and end of each member of the object at `at`, in a text known to be JSON."""
+    if text[at] != "{":
+        return
+    at = _next(text, at + 1)
+    while text[at] != "}":
+        name, end = _DECODER.raw_decode(text, at)
+        start = _next(text, _next(text, end) + 1)
+        _, end = _DECODER.raw_decode(text, start)
+        yield name, start, end
+        at = _next(text, end)
+        if text[at] == ",":
+            at = _next(text, at + 1)
+
+
+def _next(text: str, at: int) -> int:
+    """The first place from `at` on that is no white space."""
+    match = _SPACE.match(text, at)
+    return match.end() if match else at
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+# Nothing is made of the values, so integers may be of any length; int() has a bound.
+_DECODER = json.JSONDecoder(parse_int=float, parse_constant=_refuse)

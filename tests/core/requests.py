@@ -6,6 +6,8 @@ import copy
 import json
 from typing import TYPE_CHECKING, Any
 
+from hypothesis import strategies as st
+
 from cachesvc.core.keys import Target
 from cachesvc.core.policy import Policy
 from cachesvc.dialects.openai_chat import OpenAIChat
@@ -20,6 +22,13 @@ TARGET = Target(
     query="",
     upstream="https://api.openai.com:443",
     headers=(("openai-project", ("p1",)),),
+)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+_numbers = st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)
+any_json = st.recursive(
+    st.none() | st.booleans() | _numbers | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
 )
 BODY: dict[str, Any] = {
     "model": "gpt-4o",
@@ -60,3 +69,11 @@ def without(*path: str | int) -> dict[str, Any]:
         place = place[step]
     del place[path[-1]]
     return body
+
+
+def shuffled(value: Any, random: Any) -> Any:
+    if isinstance(value, dict):
+        items = [(key, shuffled(inner, random)) for key, inner in value.items()]
+        random.shuffle(items)
+        return dict(items)
+    return [shuffled(inner, random) for inner in value] if isinstance(value, list) else value

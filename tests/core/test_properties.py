@@ -12,34 +12,33 @@ from hypothesis import strategies as st
 from cachesvc.core import canonical, keys
 from cachesvc.dialects.openai_chat import OpenAIChat
 from cachesvc.errors import Unreadable
-from tests.core.requests import POLICY, TARGET
+from tests.core.requests import POLICY, TARGET, any_json, shuffled, texts
 
-_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-_numbers = st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)
-_json = st.recursive(
-    st.none() | st.booleans() | _numbers | _text,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_text, inner, max_size=3),
-    max_leaves=8,
-)
 _message = st.fixed_dictionaries(
-    {"role": st.sampled_from(["user", "system", "assistant"]), "content": _text},
-    optional={"name": _text, "tool_calls": _json, "x": _json},
+    {"role": st.sampled_from(["user", "system", "assistant"]), "content": texts},
+    optional={"name": texts, "tool_calls": any_json, "x": any_json},
 )
 _bodies = st.fixed_dictionaries(
-    {"model": _text, "messages": st.lists(_message, min_size=1, max_size=3)},
-    optional={"temperature": _json, "top_p": _json, "seed": _json, "tools": _json, "y": _json},
+    {"model": texts, "messages": st.lists(_message, min_size=1, max_size=3)},
+    optional={
+        "temperature": any_json,
+        "top_p": any_json,
+        "seed": any_json,
+        "tools": any_json,
+        "y": any_json,
+    },
 )
 
 _comparable_bodies = st.fixed_dictionaries(
     {
-        "model": _text,
+        "model": texts,
         "messages": st.lists(
             st.fixed_dictionaries({"role": st.just("user"), "content": st.just("hello")}),
             min_size=1,
             max_size=3,
         ),
     },
-    optional={"temperature": _json, "seed": _json, "y": _json},
+    optional={"temperature": any_json, "seed": any_json, "y": any_json},
 )
 
 
@@ -50,14 +49,6 @@ def both(body: dict[str, Any]) -> tuple[bytes, bytes | None]:
         keys.exact_key(ask, TARGET),
         keys.partition(ask, TARGET, POLICY, asked) if asked else None,
     )
-
-
-def shuffled(value: Any, random: Any) -> Any:
-    if isinstance(value, dict):
-        items = [(key, shuffled(inner, random)) for key, inner in value.items()]
-        random.shuffle(items)
-        return dict(items)
-    return [shuffled(inner, random) for inner in value] if isinstance(value, list) else value
 
 
 def same_but_for_type(one: Any, other: Any) -> bool:
@@ -82,7 +73,7 @@ def test_rounding_never_splits(body: dict[str, Any], value: float, noise: float)
     assert both(near) == both({**body, "temperature": thousandths / 1000})
 
 
-@given(_bodies, st.sampled_from(["seed", "tools", "y", "z", "user"]), _json)
+@given(_bodies, st.sampled_from(["seed", "tools", "y", "z", "user"]), any_json)
 def test_another_value_of_any_parameter_always_splits(
     body: dict[str, Any], name: str, value: Any
 ) -> None:
@@ -97,12 +88,12 @@ def test_another_message_always_splits_the_exact_key(body: dict[str, Any], data:
     changed = copy.deepcopy(body)
     place = data.draw(st.integers(0, len(body["messages"]) - 1))
     field = data.draw(st.sampled_from(["role", "content", "x"]))
-    changed["messages"][place][field] = data.draw(_text)
+    changed["messages"][place][field] = data.draw(texts)
     assume(not same_but_for_type(changed, body))
     assert both(changed)[0] != both(body)[0]
 
 
-@given(_comparable_bodies, _text.filter(str.strip))
+@given(_comparable_bodies, texts.filter(str.strip))
 def test_two_requests_in_one_partition_differ_in_the_embedded_text_alone(
     body: dict[str, Any], text: str
 ) -> None:
@@ -114,14 +105,14 @@ def test_two_requests_in_one_partition_differ_in_the_embedded_text_alone(
     assert both(changed)[1] == both(body)[1]
 
 
-@given(_json)
+@given(any_json)
 def test_canonicalisation_never_fails_on_json_and_reads_its_own_bytes(value: Any) -> None:
     encoded = canonical.encode(value)
     assert canonical.encode(canonical.parse(encoded)) == encoded
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
-@given(st.binary(max_size=40) | _json.map(lambda v: json.dumps(v).encode()))
+@given(st.binary(max_size=40) | any_json.map(lambda v: json.dumps(v).encode()))
 def test_any_bytes_are_read_or_called_unreadable(body: bytes) -> None:
     try:
         ask = OpenAIChat().read(body)
