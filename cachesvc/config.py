@@ -8,6 +8,7 @@ line that names the field, what is wrong with its value, and the allowed range.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,13 @@ import msgspec
 
 from cachesvc.config_checks import check
 from cachesvc.errors import ConfigError
-from cachesvc.settings import Section, Settings
+from cachesvc.settings import Embed, Section, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+_TABLE_NAME = re.compile(r"[a-z0-9_-]{1,32}")
 
 
 def load(path: str | None, flags: Mapping[str, Any] | None = None) -> Settings:
@@ -29,22 +33,26 @@ def load(path: str | None, flags: Mapping[str, Any] | None = None) -> Settings:
     Raises ConfigError.
     """
     path = path or os.environ.get("CACHESVC_CONFIG") or None
+    file = _read_file(path) if path else {}
     environment: dict[str, Any] = {}
     _read_environment(environment, Settings, "CACHESVC", ())
+    _read_table_environment(environment, _tables_of(file))
     flagged: dict[str, Any] = {}
     for dotted, value in (flags or {}).items():
         if value is not None:
             _set(flagged, tuple(dotted.split(".")), value)
     tree: dict[str, Any] = {}
-    for source in (_read_file(path) if path else {}, environment, flagged):
+    for source in (file, environment, flagged):
         _read_secret_files(source)
         _merge(tree, source)
     tree.setdefault("data_dir", "")
     tree["data_dir"] = str(Path(tree["data_dir"] or default_data_dir()).expanduser().absolute())
+    tables = _take_tables(tree)
     try:
         settings = msgspec.convert(tree, Settings)
     except msgspec.ValidationError as exc:
         raise ConfigError(_one_line(str(exc))) from exc
+    settings = msgspec.structs.replace(settings, embed_tables=tables)
     check(settings)
     return settings
 
@@ -81,8 +89,47 @@ def _read_environment(
         name, where = f"{prefix}_{field.name.upper()}", (*at, field.name)
         if isinstance(field.type, type) and issubclass(field.type, Section):
             _read_environment(tree, field.type, name, where)
-        elif field.name != "identity" and name in os.environ:
+        elif field.name not in ("identity", "embed_tables") and name in os.environ:
             _set(tree, where, _from_text(os.environ[name], field.type, name))
+
+
+def _read_table_environment(tree: dict[str, Any], known: list[str]) -> None:
+    """`CACHESVC_EMBED_<NAME>_<FIELD>`: `-` in a name is `_` there."""
+    kinds = {field.name: field.type for field in msgspec.structs.fields(Embed)}
+    names = {name.upper().replace("-", "_"): name for name in known}
+    for variable, text in os.environ.items():
+        rest = variable.removeprefix("CACHESVC_EMBED_")
+        if rest == variable or rest.lower() in kinds:
+            continue
+        fields = (f for f in kinds if rest.endswith(f"_{f.upper()}") and rest != f"_{f.upper()}")
+        field = max(fields, key=len, default=None)
+        if field is None:
+            continue
+        named = rest.removesuffix(f"_{field.upper()}")
+        name = names.get(named, named.lower())
+        _set(tree, ("embed", name, field), _from_text(text, kinds[field], variable))
+
+
+def _tables_of(tree: dict[str, Any]) -> list[str]:
+    """The names of the tables within `[embed]`."""
+    embed = tree.get("embed")
+    tables = embed.items() if isinstance(embed, dict) else ()
+    return [name for name, value in tables if isinstance(value, dict)]
+
+
+def _take_tables(tree: dict[str, Any]) -> dict[str, Embed]:
+    """Move `[embed.<name>]` out of the tree. Raises ConfigError."""
+    if "embed_tables" in tree:
+        raise ConfigError("embed_tables: is no setting; write [embed.<name>]")
+    found = {}
+    for name in _tables_of(tree):
+        if not _TABLE_NAME.fullmatch(name) or name in Embed.__struct_fields__:
+            raise ConfigError(f"embed.{name}: must match {_TABLE_NAME.pattern} and be no field")
+        try:
+            found[name] = msgspec.convert(tree["embed"].pop(name), Embed)
+        except msgspec.ValidationError as exc:
+            raise ConfigError(f"embed.{name}.{_one_line(str(exc))}") from exc
+    return found
 
 
 def _from_text(text: str, kind: Any, name: str) -> Any:
@@ -119,12 +166,13 @@ def _merge(tree: dict[str, Any], source: dict[str, Any]) -> None:
 
 def _read_secret_files(source: dict[str, Any]) -> None:
     """Put the secrets of one source's files in their place, so that it outranks lower sources."""
-    for section, field in (
-        ("service", "database_url"),
-        ("proxy", "scope_secret"),
-        ("embed", "api_key"),
-    ):
-        table = source.get(section)
+    places: list[tuple[tuple[str, ...], str]]
+    places = [(("service",), "database_url"), (("proxy",), "scope_secret"), (("embed",), "api_key")]
+    places += [(("embed", name), "api_key") for name in _tables_of(source)]
+    for at, field in places:
+        section, table = ".".join(at), source.get(at[0])
+        if len(at) > 1 and isinstance(table, dict):
+            table = table.get(at[1])
         path = table.get(f"{field}_file") if isinstance(table, dict) else None
         if not isinstance(table, dict) or not isinstance(path, str) or not path:
             continue

@@ -22,7 +22,9 @@ def check(settings: Settings) -> None:
     """Raises ConfigError for the first setting that is wrong."""
     _check_service(settings.service)
     _check_proxy(settings.proxy)
-    _check_embed(settings.embed)
+    _check_embed("embed", settings.embed)
+    for name, table in settings.embed_tables.items():
+        _check_embed(f"embed.{name}", table)
     _check_identities(settings)
     _all_or_none("service.tls", settings.service.tls, ("cert_file", "key_file", "client_ca_file"))
     _all_or_none("proxy.tls", settings.proxy.tls, ("cert_file", "key_file", "ca_file"))
@@ -64,6 +66,8 @@ def _check_service(service: Service) -> None:
         raise ConfigError("service.database_url: must start with postgresql://")
     _within("service.database_pool_size", service.database_pool_size, 1, 1000)
     _within("service.statement_timeout_ms", service.statement_timeout_ms, 10, 600_000)
+    _within("service.max_connections", service.max_connections, 1, 1_000_000)
+    _within("service.body_idle_seconds", service.body_idle_seconds, 0.1, 3600)
     _within("service.max_request_bytes", service.max_request_bytes, 1024, 2**30)
 
 
@@ -86,6 +90,7 @@ def _check_proxy(proxy: Proxy) -> None:
     _within("proxy.credential_proof_seconds", proxy.credential_proof_seconds, 0, 31_536_000)
     _within("proxy.upstream_connect_seconds", proxy.upstream_connect_seconds, 0.01, 3600)
     _within("proxy.upstream_idle_seconds", proxy.upstream_idle_seconds, 0.01, 86_400)
+    _within("proxy.max_connections", proxy.max_connections, 1, 1_000_000)
     _within("proxy.max_request_bytes", proxy.max_request_bytes, 1024, 2**30)
     names = [
         (f"proxy.headers.{f}", getattr(proxy.headers, f)) for f in proxy.headers.__struct_fields__
@@ -98,29 +103,29 @@ def _check_proxy(proxy: Proxy) -> None:
         raise ConfigError("proxy.scope_secret: is too short; must have at least 16 characters")
 
 
-def _check_embed(embed: Embed) -> None:
+def _check_embed(at: str, embed: Embed) -> None:
     if embed.provider not in ("local", "openai", "azure_openai", "none"):
         raise ConfigError(
-            f"embed.provider: is {embed.provider!r}; must be local, openai, azure_openai or none"
+            f"{at}.provider: is {embed.provider!r}; must be local, openai, azure_openai or none"
         )
     if embed.base_url:
-        _check_url("embed.base_url", embed.base_url)
+        _check_url(f"{at}.base_url", embed.base_url)
     elif embed.provider == "azure_openai":
         raise ConfigError(
-            "embed.base_url: is required for azure_openai (https://NAME.openai.azure.com)"
+            f"{at}.base_url: is required for azure_openai (https://NAME.openai.azure.com)"
         )
     if embed.provider == "azure_openai" and not embed.model:
-        raise ConfigError("embed.model: is required for azure_openai (the deployment's name)")
+        raise ConfigError(f"{at}.model: is required for azure_openai (the deployment's name)")
     if embed.provider == "azure_openai" and not embed.api_key:
-        raise ConfigError("embed.api_key: is required for azure_openai (or api_key_file)")
+        raise ConfigError(f"{at}.api_key: is required for azure_openai (or api_key_file)")
     if embed.provider == "local" and (embed.base_url or embed.model or embed.dimensions):
         raise ConfigError(
-            "embed.provider: is 'local', which takes no base_url, model or dimensions;"
+            f"{at}.provider: is 'local', which takes no base_url, model or dimensions;"
             " remote providers are openai and azure_openai"
         )
-    _within("embed.dimensions", embed.dimensions, 0, 3984)
-    _within("embed.timeout_ms", embed.timeout_ms, 1, 600_000)
-    _within("embed.max_input_bytes", embed.max_input_bytes, 1, 10_000_000)
+    _within(f"{at}.dimensions", embed.dimensions, 0, 3984)
+    _within(f"{at}.timeout_ms", embed.timeout_ms, 1, 600_000)
+    _within(f"{at}.max_input_bytes", embed.max_input_bytes, 1, 10_000_000)
 
 
 def _check_identities(settings: Settings) -> None:

@@ -55,6 +55,10 @@ class Service(Section, frozen=True):
     statement_timeout_ms: int = 1000
     # Largest request body.
     max_request_bytes: int = 16 * 1024 * 1024
+    # Above it a connection is answered 503 and closed.
+    max_connections: int = 10_000
+    # A request body of which nothing comes for so long is refused with 408.
+    body_idle_seconds: float = 30.0
     # Let a service without TLS listen beyond loopback. Whoever reaches it owns the cache.
     insecure: bool = False
     # Label metrics with tenants under TLS, too.
@@ -116,6 +120,8 @@ class Proxy(Section, frozen=True):
     # Request bodies above this are relayed unjudged. Judging takes some 25 times the memory of a
     # body, of two at a time.
     max_request_bytes: int = 4 * 1024 * 1024
+    # Above it a connection is answered 503 and closed.
+    max_connections: int = 10_000
     tls: ProxyTLS = ProxyTLS()
     headers: ProxyHeaders = ProxyHeaders()
 
@@ -154,17 +160,24 @@ class Settings(Section, frozen=True):
     service: Service = Service()
     proxy: Proxy = Proxy()
     embed: Embed = Embed()
+    # `[embed.<name>]`: other embedders, for the policies whose `embed` names them.
+    embed_tables: dict[str, Embed] = {}
     identity: tuple[Identity, ...] = ()
 
     @property
     def data_path(self) -> Path:
         return Path(self.data_dir)
 
-    @property
-    def lookup_budget_ms(self) -> int:
+    def embed_table(self, name: str) -> Embed | None:
+        """The table of this name, `[embed]` itself for "", None where there is none."""
+        return self.embed_tables.get(name) if name else self.embed
+
+    def lookup_budget_ms(self, table: str = "") -> int:
+        """What the cache may add to a request whose policy names this table of `[embed]`."""
         if self.proxy.lookup_budget_ms is not None:
             return self.proxy.lookup_budget_ms
-        remote = self.embed.provider in ("openai", "azure_openai")
+        embed = self.embed_table(table) or self.embed
+        remote = embed.provider in ("openai", "azure_openai")
         return REMOTE_BUDGET_MS if remote else LOCAL_BUDGET_MS
 
     @property

@@ -32,7 +32,7 @@ def test_nothing_set_is_a_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     settings = config.load(None)
     assert settings.data_path == tmp_path / "cachesvc"
-    assert settings.lookup_budget_ms == 50
+    assert settings.lookup_budget_ms() == 50
     assert settings.upstream_name == "https://api.openai.com:443"
 
 
@@ -59,7 +59,7 @@ def test_every_kind_of_field_can_come_from_the_environment(
     monkeypatch.setenv("CACHESVC_PROXY_HEADERS_STATUS", "X-Cache")
     monkeypatch.setenv("CACHESVC_SERVICE_HOST", "10.0.0.1")  # Kubernetes sets this one
     settings = config.load(None)
-    assert settings.lookup_budget_ms == 75
+    assert settings.lookup_budget_ms() == 75
     assert settings.proxy.key_headers == ("x-region", "x-tier")
     assert settings.proxy.forced == {"model": "gpt-4o"}
     assert settings.service.insecure is True
@@ -154,3 +154,63 @@ def test_one_setting_is_replaced_at_any_depth() -> None:
     settings = config.replace(Settings(), "proxy.upstream", value="http://x")
     assert settings.proxy.upstream == "http://x"
     assert config.replace(settings, "data_dir", value="/d").data_dir == "/d"
+
+
+TABLES = """
+[embed]
+provider = "none"
+
+[embed.chinese]
+provider = "openai"
+base_url = "http://127.0.0.1:1/v1"
+model = "bge"
+dimensions = 1024
+
+[embed.on-site]
+"""
+
+
+def test_embedders_of_policies_have_tables_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "key"
+    secret.write_text("from a file\n")
+    monkeypatch.setenv("CACHESVC_EMBED_CHINESE_API_KEY_FILE", str(secret))
+    monkeypatch.setenv("CACHESVC_EMBED_CHINESE_MODEL", "bge-m3")
+    monkeypatch.setenv("CACHESVC_EMBED_ON_SITE_PROVIDER", "openai")
+    monkeypatch.setenv("CACHESVC_EMBED_NEW_ONE_BASE_URL", "http://new")
+    monkeypatch.setenv("CACHESVC_EMBED_NEW_ONE_PROVIDER", "openai")
+    monkeypatch.setenv("CACHESVC_EMBED_SERVICE_PORT", "tcp://10.0.0.1")
+    settings = config.load(written(tmp_path, TABLES))
+    assert settings.embed.provider == "none"
+    chinese = settings.embed_table("chinese")
+    assert chinese is not None
+    assert (chinese.api_key, chinese.model, chinese.dimensions) == ("from a file", "bge-m3", 1024)
+    assert {name: t.provider for name, t in settings.embed_tables.items()} == {
+        "chinese": "openai",
+        "on-site": "openai",
+        "new_one": "openai",
+    }
+    assert (settings.lookup_budget_ms(), settings.lookup_budget_ms("chinese")) == (50, 1000)
+    assert settings.embed_table("none such") is None
+    assert "from a file" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[embed.a]\nprovider = "cohere"', "embed.a.provider: is 'cohere'; must be local"),
+        ("[embed.a]\ntimeout_ms = 0", "embed.a.timeout_ms: is 0; must be 1 to"),
+        ("[embed.a]\nmodle = 1", "modle"),
+        ('[embed.a]\ntimeout_ms = "1"', "embed.a.timeout_ms"),
+        ("[embed.A]", "embed.A: must match"),
+        ('[embed.a]\napi_key = "x"\napi_key_file = "y"', "embed.a.api_key_file: is set together"),
+        ("[embed_tables.a]", "embed_tables: is no setting"),
+        ("[embed.model]", "embed.model: must match"),
+    ],
+)
+def test_a_wrong_table_is_one_line_that_names_it(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        config.load(written(tmp_path, text))
+    assert told in refusal.value.message
+    assert "\n" not in refusal.value.message

@@ -150,7 +150,9 @@ def test_only_the_settings_read_the_environment() -> None:
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv"):
-                assert part_of(path) == "config", f"{path}:{node.lineno}"
+                # One library is told by it, before it is loaded, that it must not report home.
+                told = path.relative_to(ROOT).as_posix() == "embed/runtime.py"
+                assert told or part_of(path) == "config", f"{path}:{node.lineno}"
 
 
 def test_sql_stands_in_one_file() -> None:

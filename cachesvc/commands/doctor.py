@@ -16,7 +16,7 @@ from cachesvc.errors import CacheError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cachesvc.settings import Settings
+    from cachesvc.settings import Embed, Settings
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 _PGVECTOR = (0, 8)
@@ -53,8 +53,12 @@ def examine(settings: Settings) -> Iterator[Finding]:
     """All findings, in the order of a start."""
     yield _extra("service", "asyncpg")
     yield _extra("proxy", "aiohttp")
-    if settings.embed.provider == "local":
+    tables = {"": settings.embed, **settings.embed_tables}
+    if any(table.provider == "local" for table in tables.values()):
         yield _model(settings)
+    for name, table in tables.items():
+        if table.provider != "local":
+            yield _embedder(name, table)
     if find_spec("asyncpg"):
         yield from _database(settings)
     if settings.service.tls.on:
@@ -73,6 +77,15 @@ def _extra(name: str, package: str) -> Finding:
     if find_spec(package):
         return Finding(f"{name} packages", OK, "installed")
     return Finding(f"{name} packages", WARN, "missing", f"pip install 'cachesvc[{name}]'")
+
+
+def _embedder(name: str, table: Embed) -> Finding:
+    what = f"embedder {name}".strip()
+    if table.provider == "none":
+        return Finding(what, OK, "none: exact matches only")
+    state = OK if table.api_key else WARN
+    advice = "" if table.api_key else "no api_key: right for a server of your own, wrong for OpenAI"
+    return Finding(what, state, f"{table.provider} at {table.base_url or 'its own URL'}", advice)
 
 
 def _model(settings: Settings) -> Finding:
@@ -104,11 +117,12 @@ def _database(settings: Settings) -> Iterator[Finding]:
     complaint = found.complaint
     yield Finding("schema", FAIL if complaint else OK, complaint or str(found.current))
     yield _pgvector(found.pgvector)
-    dimensions = settings.embed.dimensions
-    if dimensions and dimensions not in found.indexed_dimensions:
+    asked = {table.dimensions for table in (settings.embed, *settings.embed_tables.values())}
+    without = sorted(asked - {0} - set(found.indexed_dimensions))
+    for dimensions in without:
         advice = f"cachesvc migrate index --dimensions {dimensions}"
         yield Finding("index", WARN, f"{dimensions} dimensions are scanned exactly", advice)
-    else:
+    if not without:
         indexed = ", ".join(map(str, found.indexed_dimensions))
         yield Finding("index", OK if indexed else FAIL, f"dimensions {indexed or 'none'}")
 

@@ -140,7 +140,8 @@ class _Run:
         if not self.settings.proxy.scope_secret:
             secret = _scope_secret(self.settings.data_path)
             self.settings = replace(self.settings, "proxy.scope_secret", value=secret)
-        if self.settings.embed.provider == "local":
+        tables = (self.settings.embed, *self.settings.embed_tables.values())
+        if any(table.provider == "local" for table in tables):
             from cachesvc.embed.model_files import ensure_built
 
             ensure_built(self.settings.data_path, _say)

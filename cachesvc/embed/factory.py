@@ -8,11 +8,29 @@ from cachesvc.embed.shared import SharedEmbedder
 from cachesvc.errors import ConfigError, StartError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from cachesvc.embed.base import Embedder
     from cachesvc.settings import Embed
+
+
+def create_all(
+    tables: Mapping[str, Embed], data_dir: Path, say: Callable[[str], None]
+) -> dict[str, Embedder | None]:
+    """The embedder of each table, by its name; tables with the local model share one.
+
+    Blocks as `create` does. Raises ConfigError and StartError.
+    """
+    made: dict[str, Embedder | None] = {}
+    local: Embedder | None = None
+    for name, table in tables.items():
+        if table.provider == "local" and local is not None:
+            made[name] = local
+            continue
+        made[name] = create(table, data_dir, say)
+        local = made[name] if table.provider == "local" else local
+    return made
 
 
 def create(settings: Embed, data_dir: Path, say: Callable[[str], None]) -> Embedder | None:

@@ -22,12 +22,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from cachesvc.embed import manifest, weights
 from cachesvc.embed.disk import appearing, sha256_of
+from cachesvc.embed.runtime import onnxruntime
 from cachesvc.embed.session import Session
 from cachesvc.embed.tokens import Tokens
 from cachesvc.errors import CacheError, StartError
@@ -224,6 +223,9 @@ def versions() -> dict[str, str]:
 
 def quantise(exact: Path, integer: Path) -> None:
     """8-bit weights for every MatMul with a constant, one scale per channel."""
+    # It loads the runtime by itself, so not before `runtime` has.
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
     quantize_dynamic(
         exact,
         integer,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as states
 
+from cachesvc.embed.runtime import onnxruntime, states
 from cachesvc.errors import EmbedError
 
 if TYPE_CHECKING:

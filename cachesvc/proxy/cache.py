@@ -22,7 +22,7 @@ from cachesvc.proxy.seam import Budget, DeadlinePassed, within
 from cachesvc.proxy.sides import Bystander, Keeper, Teller
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from cachesvc.dialects.base import Dialect
     from cachesvc.proxy.apart import Apart
@@ -69,7 +69,7 @@ class Cache:
         headers: CacheHeaders,
         telemetry: Telemetry,
         guard: Guard,
-        budget_seconds: float,
+        budget_seconds: Callable[[str], float],
     ) -> None:
         self._dialects = {dialect.path: dialect for dialect in dialects}
         self.main = dialects[0]
@@ -101,7 +101,8 @@ class Cache:
 
     async def consult(self, dialect: Dialect, head: Head, body: bytes | None) -> Whole | Onward:
         """An answer, or how to go on; `body` is None where it was not wanted or is too large."""
-        budget = Budget(self._budget_seconds)
+        # Which policy rules it is not known before it is read.
+        budget = Budget(self._budget_seconds(""))
         judged = await self._judged(dialect, head, body, budget)
         if judged is None:
             return self.unjudged()
@@ -110,6 +111,7 @@ class Cache:
         return await self._answer(judged, budget)
 
     async def _answer(self, judged: Judged, budget: Budget) -> Whole | Onward:
+        budget.seconds = self._budget_seconds(judged.policy.embed)
         call = (judged.policy.id, judged.scope, judged.exact_key)
         judged.retry = self._repeats.again(call, judged.headers)
         found = await self._look_up(judged, budget)

@@ -12,6 +12,7 @@ from cachesvc.wire import LookupRequest
 
 if TYPE_CHECKING:
     from cachesvc.proxy.client import ServiceClient
+    from cachesvc.proxy.embed_tables import EmbedTables
     from cachesvc.proxy.embedding import Embeddings
     from cachesvc.proxy.judge import Judged
     from cachesvc.proxy.policies import PolicyBook
@@ -30,13 +31,13 @@ class Lookups:
         self,
         service: ServiceClient,
         circuit: Circuit,
-        embeddings: Embeddings,
+        tables: EmbedTables,
         book: PolicyBook,
         proofs: Proofs,
     ) -> None:
         self._service = service
         self._circuit = circuit
-        self._embeddings = embeddings
+        self._tables = tables
         self._book = book
         self._proofs = proofs
 
@@ -59,15 +60,16 @@ class Lookups:
 
     async def _look_up(self, judged: Judged, budget: Budget) -> Found | Miss | Bypass:
         exact: Found | Miss | Bypass | None = None
-        compares = self._embeddings.wanted(judged)
+        embeddings = self._tables.of(judged.policy)
+        compares = embeddings.wanted(judged)
         if _exact_first(judged) or not compares:
-            exact = await self._ask(judged, budget, self._exact_request(judged))
+            exact = await self._ask(judged, budget, _exact_request(judged, embeddings))
             if not isinstance(exact, Miss) or exact.reason in _FINAL or not compares:
                 return exact
-        vector = await self._embeddings.for_lookup(judged, budget)
+        vector = await embeddings.for_lookup(judged, budget)
         if vector is None:
-            return exact or await self._ask(judged, budget, self._exact_request(judged))
-        nearest = await self._ask(judged, budget, self._nearest_request(judged, vector))
+            return exact or await self._ask(judged, budget, _exact_request(judged, embeddings))
+        nearest = await self._ask(judged, budget, _nearest_request(judged, vector, embeddings))
         # Why an entry that is there did not answer says more than that none is near.
         told = isinstance(exact, Miss) and exact.reason not in (Reason.NO_ENTRY, Reason.TIER_OFF)
         return exact if exact is not None and told and isinstance(nearest, Miss) else nearest
@@ -89,30 +91,6 @@ class Lookups:
         judged.generation = self._book.learn(judged.policy.id, asked.generation)
         return asked.outcome
 
-    def _exact_request(self, judged: Judged) -> LookupRequest:
-        return LookupRequest(
-            policy_id=judged.policy.id,
-            exact_key=judged.exact_key,
-            scope=judged.scope,
-            space=self._embeddings.space or None,
-            max_age_seconds=judged.steering.max_age_seconds,
-            retry=judged.retry or None,
-        )
-
-    def _nearest_request(self, judged: Judged, vector: bytes) -> LookupRequest:
-        return LookupRequest(
-            policy_id=judged.policy.id,
-            embedding=vector,
-            exact_key=judged.exact_key,
-            partition=judged.partition(),
-            after_exact=_exact_first(judged),
-            scope=judged.scope,
-            space=self._embeddings.space,
-            prompt_text=judged.question.text if judged.question else None,
-            max_age_seconds=judged.steering.max_age_seconds,
-            retry=judged.retry or None,
-        )
-
     async def _generation(self, judged: Judged, budget: Budget) -> int | None:
         """The policy's generation now; the last one read, where it cannot be had in time."""
         if self._circuit.would_allow() and budget.left > 0:
@@ -133,3 +111,29 @@ def _exact_first(judged: Judged) -> bool:
     In shadow nothing is served and nothing saved: one call lets the service judge both tiers.
     """
     return judged.policy.has(Tier.EXACT) and judged.policy.mode != "shadow"
+
+
+def _exact_request(judged: Judged, embeddings: Embeddings) -> LookupRequest:
+    return LookupRequest(
+        policy_id=judged.policy.id,
+        exact_key=judged.exact_key,
+        scope=judged.scope,
+        space=embeddings.space or None,
+        max_age_seconds=judged.steering.max_age_seconds,
+        retry=judged.retry or None,
+    )
+
+
+def _nearest_request(judged: Judged, vector: bytes, embeddings: Embeddings) -> LookupRequest:
+    return LookupRequest(
+        policy_id=judged.policy.id,
+        embedding=vector,
+        exact_key=judged.exact_key,
+        partition=judged.partition(),
+        after_exact=_exact_first(judged),
+        scope=judged.scope,
+        space=embeddings.space,
+        prompt_text=judged.question.text if judged.question else None,
+        max_age_seconds=judged.steering.max_age_seconds,
+        retry=judged.retry or None,
+    )

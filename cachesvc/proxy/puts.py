@@ -14,7 +14,7 @@ from cachesvc.wire import MAX_LABEL_CHARS, PutRequest
 if TYPE_CHECKING:
     from cachesvc.proxy.capture import Capture, Sealed
     from cachesvc.proxy.client import ServiceClient
-    from cachesvc.proxy.embedding import Embeddings
+    from cachesvc.proxy.embed_tables import EmbedTables
     from cachesvc.proxy.judge import Judged
     from cachesvc.proxy.policies import PolicyBook
     from cachesvc.proxy.seam import Circuit, Guard
@@ -43,7 +43,7 @@ class Puts:
         self,
         service: ServiceClient,
         circuit: Circuit,
-        embeddings: Embeddings,
+        tables: EmbedTables,
         book: PolicyBook,
         telemetry: Telemetry,
         guard: Guard,
@@ -51,7 +51,7 @@ class Puts:
         self._service = service
         self._book = book
         self._circuit = circuit
-        self._embeddings = embeddings
+        self._tables = tables
         self._telemetry = telemetry
         self._guard = guard
         self._tasks: set[asyncio.Task[None]] = set()
@@ -106,7 +106,7 @@ class Puts:
             return sealed.refusal
         if judged.generation is None:
             return Reason.CACHE_UNAVAILABLE
-        vector = await self._embeddings.for_put(judged)
+        vector = await self._tables.of(judged.policy).for_put(judged)
         if vector is None and not judged.policy.has(Tier.EXACT):
             return Reason.TIER_OFF
         if self._circuit.open:
@@ -136,7 +136,7 @@ class Puts:
             exact_key=judged.exact_key,
             partition=None if vector is None else judged.partition(),
             scope=judged.scope,
-            space=None if vector is None else self._embeddings.space,
+            space=None if vector is None else self._tables.of(judged.policy).space,
             prompt_text=judged.question.text if judged.question else None,
             prompt_tokens=sealed.reading.prompt_tokens,
             completion_tokens=sealed.reading.completion_tokens,

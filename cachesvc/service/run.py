@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cachesvc.config_checks import split_listen
 from cachesvc.core.policy import Policy
+from cachesvc.edge.limits import Limits
 from cachesvc.edge.server import Listener, ServerTLS, install_stop_signals
 from cachesvc.edge.server import run as run_server
 from cachesvc.errors import ConfigError, StoreError
@@ -74,6 +75,10 @@ async def serve(
             stop=stop,
             ready=ready,
             grace_seconds=_GRACE_SECONDS,
+            limits=Limits(
+                max_connections=settings.service.max_connections,
+                body_seconds=settings.service.body_idle_seconds,
+            ),
         )
     finally:
         for task in background:

@@ -170,10 +170,11 @@ def test_the_service_has_two_replicas_a_budget_and_probes_that_a_database_cannot
 
 
 def test_a_pod_is_given_longer_than_its_parts_take_to_stop() -> None:
+    from cachesvc.proxy import core
     from cachesvc.proxy import run as proxy
     from cachesvc.service import run as service
 
-    proxy_takes = proxy._GRACE_SECONDS + proxy._DRAIN_SECONDS
+    proxy_takes = proxy._GRACE_SECONDS + core._DRAIN_SECONDS
     service_takes = service._GRACE_SECONDS + service._DRAIN_SECONDS
     waits = SERVICE["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert pod_of(one("Deployment", "your-app"))["terminationGracePeriodSeconds"] > proxy_takes

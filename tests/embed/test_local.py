@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,7 +19,6 @@ from cachesvc.errors import EmbedError, StartError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
-    from pathlib import Path
 
 SHORT = "How do I reset my password?"
 LONG = "please summarise this report for me " * 30  # 212 tokens
@@ -186,3 +188,10 @@ def test_a_folder_without_a_model_is_a_start_error(tmp_path: Path, built: Path) 
     (tmp_path / manifest.MODEL).write_bytes(b"no model")
     with pytest.raises(StartError, match="cannot be loaded"):
         LocalEmbedder(tmp_path)
+
+
+def test_the_runtime_leaves_nothing_for_its_maker(tmp_path: Path) -> None:
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "PATH": "/usr/bin"}
+    loaded = "import cachesvc.embed.session, cachesvc.embed.graph"
+    subprocess.run([sys.executable, "-c", loaded], env=home, check=True, cwd=Path.cwd())
+    assert list(tmp_path.rglob("*")) == []

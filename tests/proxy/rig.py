@@ -151,6 +151,7 @@ async def rig(
     embed: bool | str = False,
     embed_timeout_ms: int = 20_000,
     budget_ms: int = 20_000,
+    tables: dict[str, Embed] | None = None,
     **proxy: Any,
 ) -> AsyncIterator[Rig]:
     """A running proxy. Unless told otherwise the policy is live, per credential, and exact only."""
@@ -177,6 +178,7 @@ async def rig(
                 base_url=f"{provider.server.url}/v1" if embed is True else "",
                 timeout_ms=embed_timeout_ms,
             ),
+            embed_tables=tables or {},
         )
         url = await stack.enter_async_context(started(settings))
         yield Rig(url, upstream, service, provider, settings)
