@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cachesvc.client import CacheClient
+    from cachesvc.inprocess.transport import CachingTransport
 
-__all__ = ["CacheClient", "__version__"]
+__all__ = ["CacheClient", "CachingTransport", "__version__"]
 
 __version__ = "0.1.0"
 
@@ -18,4 +19,8 @@ def __getattr__(name: str) -> object:
         from cachesvc.client import CacheClient
 
         return CacheClient
+    if name == "CachingTransport":
+        from cachesvc.inprocess.transport import CachingTransport
+
+        return CachingTransport
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

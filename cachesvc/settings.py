@@ -185,6 +185,11 @@ class Settings(Section, frozen=True):
         """Scheme, host, port and path of the upstream, unless it was given a name."""
         if self.proxy.upstream_name:
             return self.proxy.upstream_name
-        url = urlsplit(self.proxy.upstream)
-        port = url.port or (443 if url.scheme == "https" else 80)
-        return f"{url.scheme}://{url.hostname}:{port}{url.path.rstrip('/')}"
+        return name_of(self.proxy.upstream)
+
+
+def name_of(upstream: str) -> str:
+    """Scheme, host, port and path of a URL, as they stand in keys."""
+    url = urlsplit(upstream)
+    port = url.port or (443 if url.scheme == "https" else 80)
+    return f"{url.scheme}://{url.hostname}:{port}{url.path.rstrip('/')}"

@@ -50,7 +50,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "cli": {"__init__", "errors"},  # commands are loaded by name
     "__main__": {"cli"},
-    "__init__": {"client"},
+    "inprocess": {"config", "core", "errors", "proxy", "settings"},
+    "__init__": {"client", "inprocess"},
 }
 # Libraries that only the named parts may touch.
 ONLY_IN: dict[str, set[str]] = {
@@ -61,7 +62,8 @@ ONLY_IN: dict[str, set[str]] = {
     "starlette": {"service"},
     "uvicorn": {"edge"},
     "aiohttp": {"proxy"},
-    "httpx": {"client", "embed", "commands"},
+    "httpx": {"client", "embed", "commands", "inprocess"},
+    "httpx2": {"inprocess"},
     "http_sfv": {"proxy"},
     "onnx": {"embed"},
     "onnxruntime": {"embed"},

@@ -12,12 +12,24 @@ import cachesvc
 from cachesvc.cli import cli
 
 COMMANDS = {
-    *("up", "serve", "proxy", "migrate", "model", "policy", "entries", "stats", "purge", "doctor", "certs"),
+    *(
+        "up",
+        "serve",
+        "proxy",
+        "migrate",
+        "model",
+        "policy",
+        "entries",
+        "stats",
+        "purge",
+        "doctor",
+        "certs",
+    ),
 }
 
 
 def test_the_package_exports_exactly_this() -> None:
-    assert set(cachesvc.__all__) == {"CacheClient", "__version__"}
+    assert set(cachesvc.__all__) == {"CacheClient", "CachingTransport", "__version__"}
     public = {name for name in vars(cachesvc) if not name.startswith("_")}
     modules = {name for name in public if isinstance(getattr(cachesvc, name), type(sys))}
     assert public - modules - {"annotations", "TYPE_CHECKING"} <= set(cachesvc.__all__)

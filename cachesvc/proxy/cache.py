@@ -86,6 +86,11 @@ class Cache:
         self._repeats = Repeats()
         self._budget_seconds = budget_seconds
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths of the protocols that are cached."""
+        return tuple(self._dialects)
+
     def dialect_of(self, head: Head) -> Dialect | None:
         """The protocol of a request that is cached, None for everything else."""
         return self._dialects.get(head.path) if head.method == "POST" else None

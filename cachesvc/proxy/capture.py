@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from cachesvc.core.admission import Captured, Reading, admit
 from cachesvc.dialects import sse
@@ -14,10 +14,29 @@ if TYPE_CHECKING:
     from cachesvc.core.model import Reason
     from cachesvc.core.policy import Policy
     from cachesvc.dialects.base import Dialect
-    from cachesvc.proxy.relay import Upstream
+    from cachesvc.proxy.request import RawHeaders
 
 _OK = 200
 _MAX_MEDIA_TYPE = 256
+
+
+class Incoming(Protocol):
+    """The head of an upstream's answer, however it is called.
+
+    `framed`: where its body ends is told by something other than the connection's end.
+    """
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> RawHeaders: ...
+
+    @property
+    def framed(self) -> bool: ...
+
+    def values(self, name: bytes) -> list[str]:
+        """The values of one header, lower-case `name`, in order (latin-1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +52,7 @@ class Sealed:
 class Capture:
     """Collects the bytes of one answer, up to the policy's cap."""
 
-    def __init__(self, upstream: Upstream, dialect: Dialect, policy: Policy) -> None:
+    def __init__(self, upstream: Incoming, dialect: Dialect, policy: Policy) -> None:
         self._status = upstream.status
         self._codings = upstream.values(b"content-encoding")
         media_types = upstream.values(b"content-type")

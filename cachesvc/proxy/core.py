@@ -117,7 +117,7 @@ async def running_core(
             budget_seconds=lambda table: settings.lookup_budget_ms(table) / 1000,
         )
         every = settings.proxy.policy_poll_seconds
-        poller = Poller(book, service, circuit, every_seconds=every)
+        poller = Poller(book, service, circuit, every_seconds=every, check=tables.check)
         await stack.enter_async_context(_background(poller.run(), *tables.warming()))
         stack.push_async_callback(puts.drain, _DRAIN_SECONDS)
         yield Core(cache, book, tables, telemetry, guard)

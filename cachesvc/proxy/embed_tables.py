@@ -6,16 +6,18 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from cachesvc.core.model import Tier
 from cachesvc.errors import EmbedError
 from cachesvc.proxy.embedding import Embeddings
 from cachesvc.proxy.seam import Circuit
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Coroutine, Iterable, Mapping
     from typing import Any
 
     from cachesvc.core.policy import Policy
     from cachesvc.embed.base import Embedder
+    from cachesvc.proxy.judge import Judged
     from cachesvc.proxy.telemetry import Telemetry
 
 log = logging.getLogger("cachesvc.proxy")
@@ -50,13 +52,23 @@ class _Table:
         if told:
             log.warning("the %s works", self.label)
 
+    async def close(self) -> None:
+        if self._embedder is not None:
+            await self._embedder.close()
+
 
 class EmbedTables:
     """Which embedder a policy has. Takes the embedders over; several names may share one."""
 
     def __init__(self, embedders: Mapping[str, Embedder | None], telemetry: Telemetry) -> None:
-        self._tables = {name: _Table(name, e, telemetry) for name, e in embedders.items()}
-        self._embedders = {id(e): e for e in embedders.values() if e is not None}
+        self._named: dict[str, _Table] = {}
+        # Whoever shares an embedder shares its queue and its circuit, too.
+        self._tables: dict[int | str, _Table] = {}
+        for name, embedder in embedders.items():
+            which = name if embedder is None else id(embedder)
+            if which not in self._tables:
+                self._tables[which] = _Table(name, embedder, telemetry)
+            self._named[name] = self._tables[which]
         self._telemetry = telemetry
         # A policy whose table is not here compares nothing: never by another model's vectors.
         self._none = Embeddings(None, asyncio.Event(), Circuit(), telemetry)
@@ -64,18 +76,29 @@ class EmbedTables:
 
     def of(self, policy: Policy) -> Embeddings:
         """The embedder of the table that the policy names."""
-        table = self._tables.get(policy.embed)
-        if table is not None:
-            return table.calls
-        self._telemetry.embedding_failed("", "no_such_table")
-        if (policy.id, policy.embed) not in self._told:
-            self._told.add((policy.id, policy.embed))
+        table = self._named.get(policy.embed)
+        return self._none if table is None else table.calls
+
+    def count_missing(self, judged: Judged) -> None:
+        """Count a lookup that compares nothing because its policy's table is not here."""
+        semantic = judged.policy.has(Tier.SEMANTIC) and judged.question is not None
+        if semantic and judged.policy.embed not in self._named:
+            self._telemetry.embedding_failed("", "no_such_table")
+
+    def check(self, policies: Iterable[Policy]) -> None:
+        """Warn, once each, of policies that name a table which is not here."""
+        missing = {
+            (policy.id, policy.embed)
+            for policy in policies
+            if policy.active and policy.has(Tier.SEMANTIC) and policy.embed not in self._named
+        }
+        for policy_id, name in sorted(missing - self._told):
             log.warning(
                 "policy %s names [embed.%s], which this proxy does not have: exact matches only",
-                policy.id,
-                policy.embed,
+                policy_id,
+                name,
             )
-        return self._none
+        self._told = missing
 
     @property
     def ready(self) -> list[asyncio.Event]:
@@ -92,5 +115,5 @@ class EmbedTables:
         return [table.warm() for table in self._tables.values()]
 
     async def close(self) -> None:
-        for embedder in self._embedders.values():
-            await embedder.close()
+        for table in self._tables.values():
+            await table.close()

@@ -129,7 +129,7 @@ class Judge:
             method=request.method,
             path=request.path,
             query=request.query,
-            upstream=self._upstream,
+            upstream=request.upstream or self._upstream,
             headers=tuple((name, headers[name]) for name in self._key_headers if name in headers),
             forced=self._forced,
         )

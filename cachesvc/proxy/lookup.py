@@ -62,6 +62,7 @@ class Lookups:
         exact: Found | Miss | Bypass | None = None
         embeddings = self._tables.of(judged.policy)
         compares = embeddings.wanted(judged)
+        self._tables.count_missing(judged)
         if _exact_first(judged) or not compares:
             exact = await self._ask(judged, budget, _exact_request(judged, embeddings))
             if not isinstance(exact, Miss) or exact.reason in _FINAL or not compares:

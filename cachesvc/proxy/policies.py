@@ -81,15 +81,25 @@ class PolicyBook:
 
 
 class Poller:
-    """Reads the list again and again; what was read stays in force while the service is away."""
+    """Reads the list again and again; what was read stays in force while the service is away.
+
+    `check` is told of every list that was read.
+    """
 
     def __init__(
-        self, book: PolicyBook, service: ServiceClient, circuit: Circuit, *, every_seconds: float
+        self,
+        book: PolicyBook,
+        service: ServiceClient,
+        circuit: Circuit,
+        *,
+        every_seconds: float,
+        check: Callable[[list[Policy]], None] = lambda _: None,
     ) -> None:
         self._book = book
         self._service = service
         self._circuit = circuit
         self._every = every_seconds
+        self._check = check
         self._away = False
         self._told: bool | None = None
 
@@ -113,6 +123,7 @@ class Poller:
             log.warning("policies can be read again")
         self._away = False
         self._book.replace(policies)
+        self._check(policies)
         self._tell(self._book.any_active)
         # Whoever answers this may answer lookups, too: the circuit lets one try.
         self._circuit.answered()

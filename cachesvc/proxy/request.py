@@ -53,10 +53,19 @@ class Head:
 
     `headers` maps lower-case names to their values in order (latin-1). Headers that its
     `Connection` names are none of it (RFC 9110, 7.6.1): the upstream never sees them, so neither
-    may a key or a scope. `sent_on` are all the others, as they came.
+    may a key or a scope. `sent_on` are all the others, as they came. `upstream` is the name of
+    where it goes, None where that is the one of the settings.
     """
 
-    def __init__(self, method: str, path: str, query: str, headers: RawHeaders) -> None:
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: RawHeaders,
+        upstream: str | None = None,
+    ) -> None:
+        self.upstream = upstream
         self.method = method
         self.path = path
         self.query = query
@@ -161,7 +170,13 @@ class Request(Head):
             self._handler.cancel()
 
 
-def _with_length(reply: Whole) -> RawHeaders:
+def events_of(body: bytes) -> list[bytes]:
+    """The body in its events, each with the blank line behind it; joined they are the body."""
+    return _EVENT.findall(body)
+
+
+def with_length(reply: Whole) -> RawHeaders:
+    """The headers of a reply that is all there."""
     return (
         *reply.headers,
         (b"content-length", b"%d" % len(reply.body)),
@@ -205,13 +220,13 @@ class Reply:
 
     async def whole(self, reply: Whole) -> None:
         """All at once, with length and date."""
-        await self.start(reply.status, _with_length(reply))
+        await self.start(reply.status, with_length(reply))
         await self._send({"type": "http.response.body", "body": reply.body, "more_body": False})
 
     async def paced(self, reply: Whole) -> None:
         """The same bytes, event after event, evenly over `paced_seconds`."""
-        await self.start(reply.status, _with_length(reply))
-        events = _EVENT.findall(reply.body)
+        await self.start(reply.status, with_length(reply))
+        events = events_of(reply.body)
         pause = reply.paced_seconds / len(events) if events else 0.0
         for event in events:
             await self.piece(event)

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from cachesvc.core.model import Miss
     from cachesvc.core.policy import Policy
     from cachesvc.dialects.base import Dialect
+    from cachesvc.proxy.capture import Incoming
     from cachesvc.proxy.headers import CacheHeaders
     from cachesvc.proxy.judge import Judged
     from cachesvc.proxy.proofs import Proofs
     from cachesvc.proxy.puts import Puts
-    from cachesvc.proxy.relay import Upstream
     from cachesvc.proxy.request import RawHeaders
     from cachesvc.proxy.seam import Guard
 
@@ -31,10 +31,10 @@ _BODY_HEADERS = frozenset({b"content-type", b"content-encoding", b"content-lengt
 class Side(Protocol):
     """Told of everything that passes. Never fails, but for `ending`."""
 
-    def head(self, upstream: Upstream) -> RawHeaders:
+    def head(self, upstream: Incoming) -> RawHeaders:
         """The answer begins: the headers to send."""
 
-    def joined(self, upstream: Upstream) -> RawHeaders:
+    def joined(self, upstream: Incoming) -> RawHeaders:
         """The headers for a caller whose answer comes of the call of another."""
 
     def piece(self, data: bytes) -> None:
@@ -49,6 +49,9 @@ class Side(Protocol):
     def broken(self, reason: Reason) -> None:
         """The caller does not have the whole answer."""
 
+    def left(self) -> None:
+        """The caller wants no more. Of a body that has said its end there is no more."""
+
     def error(self, failure: UpstreamFailed) -> Whole:
         """No answer began: the error to send."""
 
@@ -59,10 +62,10 @@ class Bystander:
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
 
-    def head(self, upstream: Upstream) -> RawHeaders:
+    def head(self, upstream: Incoming) -> RawHeaders:
         return upstream.headers
 
-    def joined(self, upstream: Upstream) -> RawHeaders:
+    def joined(self, upstream: Incoming) -> RawHeaders:
         return _of_the_body(upstream)
 
     def piece(self, data: bytes) -> None: ...
@@ -72,6 +75,8 @@ class Bystander:
     def done(self) -> None: ...
 
     def broken(self, reason: Reason) -> None: ...
+
+    def left(self) -> None: ...
 
     def error(self, failure: UpstreamFailed) -> Whole:
         return error_reply(self._dialect, failure.status, failure.message)
@@ -89,7 +94,7 @@ class Teller(Bystander):
         self._policy = policy
         self._guard = guard
 
-    def head(self, upstream: Upstream) -> RawHeaders:
+    def head(self, upstream: Incoming) -> RawHeaders:
         with self._guard:
             ours = self._headers.of_pass(self._outcome, upstream.status, self._policy)
             return self._headers.merged(upstream.headers, ours, self._policy)
@@ -125,7 +130,7 @@ class Keeper:
         self._capture: Capture | None = None
         self._framed = True
 
-    def head(self, upstream: Upstream) -> RawHeaders:
+    def head(self, upstream: Incoming) -> RawHeaders:
         with self._guard:
             self._proofs.learn(self._judged.credential(), upstream.status)
             policy = self._judged.policy
@@ -138,7 +143,7 @@ class Keeper:
             return merged
         return upstream.headers
 
-    def joined(self, upstream: Upstream) -> RawHeaders:
+    def joined(self, upstream: Incoming) -> RawHeaders:
         shared = _of_the_body(upstream)
         with self._guard:
             self._judged.release()
@@ -177,6 +182,15 @@ class Keeper:
             else:
                 self._puts.skip(self._judged, reason)
 
+    def left(self) -> None:
+        cut = True
+        with self._guard:
+            cut = self._capture is None or self._capture.looks_cut()
+        if cut:
+            self.broken(Reason.INCOMPLETE)
+        else:
+            self.done()
+
     def error(self, failure: UpstreamFailed) -> Whole:
         reply = error_reply(self._judged.dialect, failure.status, failure.message)
         with self._guard:
@@ -192,7 +206,7 @@ class Keeper:
         )
 
 
-def _of_the_body(upstream: Upstream) -> RawHeaders:
+def _of_the_body(upstream: Incoming) -> RawHeaders:
     """Nothing of another's exchange but what the body needs: no cookies, no rate limits."""
     return [pair for pair in upstream.headers if pair[0].lower() in _BODY_HEADERS]
 

@@ -1,0 +1,1 @@
+"""The cache inside an application: a transport for its HTTP client."""

@@ -1,0 +1,113 @@
+"""An answer of the upstream on its way to the caller, while the cache looks on."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from cachesvc.core.model import Reason
+from cachesvc.errors import UpstreamFailed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from concurrent.futures import Future
+
+    from cachesvc.inprocess.package import Package
+    from cachesvc.inprocess.thread import CoreThread
+    from cachesvc.proxy.request import RawHeaders
+    from cachesvc.proxy.sides import Side
+
+_FRAMED = frozenset({b"content-length", b"transfer-encoding"})
+_BODILESS = (204, 304)
+_LOOK_SECONDS = 5.0
+
+
+class Came:
+    """The head of an answer, as a side reads it."""
+
+    def __init__(self, response: Any) -> None:
+        self.status: int = response.status_code
+        self.headers: RawHeaders = tuple(response.headers.raw)
+        names = {name.lower() for name, _ in self.headers}
+        by_frames = response.extensions.get("http_version") == b"HTTP/2"
+        self.framed = by_frames or self.status in _BODILESS or bool(names & _FRAMED)
+
+    def values(self, name: bytes) -> list[str]:
+        return [value.decode("latin-1") for key, value in self.headers if key.lower() == name]
+
+
+class Passing:
+    """The body of one answer: its pieces for the caller, and how it ended for the cache."""
+
+    def __init__(
+        self, thread: CoreThread, side: Side, inner: Any, package: Package, *, framed: bool
+    ) -> None:
+        self._thread = thread
+        self._side = side
+        self._inner = inner
+        self._package = package
+        self._framed = framed
+        self._told = False
+
+    def pieces(self) -> Iterator[bytes]:
+        """What the inner transport yields, and raises."""
+        try:
+            for piece in self._inner:
+                self._side.piece(piece)
+                yield piece
+            self._look(self._ending())
+        except GeneratorExit:
+            raise  # `close` tells
+        except BaseException:
+            self._tell(self._broken)
+            raise
+        self._tell(self._side.done)
+
+    async def async_pieces(self) -> AsyncIterator[bytes]:
+        """The same for an AsyncClient."""
+        try:
+            async for piece in self._inner:
+                self._side.piece(piece)
+                yield piece
+            ending = self._ending()
+            if ending is not None:
+                await asyncio.wait([asyncio.wrap_future(ending)], timeout=_LOOK_SECONDS)
+            self._look(ending)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            self._tell(self._broken)
+            raise
+        self._tell(self._side.done)
+
+    def close(self) -> None:
+        """The caller reads no further."""
+        self._tell(self._side.left)
+        self._inner.close()
+
+    async def aclose(self) -> None:
+        """The same for an AsyncClient."""
+        self._tell(self._side.left)
+        await self._inner.aclose()
+
+    def _ending(self) -> Future[None] | None:
+        """Whether a body without a length was cut, where that is to be asked."""
+        return None if self._framed else self._thread.submit(self._side.ending())
+
+    def _look(self, ending: Future[None] | None) -> None:
+        try:
+            if ending is not None:
+                ending.result(_LOOK_SECONDS)
+        except TimeoutError:
+            return
+        except UpstreamFailed as exc:
+            raise self._package.RemoteProtocolError(exc.message) from exc
+
+    def _broken(self) -> None:
+        self._side.broken(Reason.INCOMPLETE)
+
+    def _tell(self, what: Callable[[], None]) -> None:
+        """Say how it ended, once."""
+        if not self._told:
+            self._told = True
+            self._thread.tell(what)
