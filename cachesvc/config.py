@@ -96,7 +96,7 @@ def _read_environment(
 def _read_table_environment(tree: dict[str, Any], known: list[str]) -> None:
     """`CACHESVC_EMBED_<NAME>_<FIELD>`: `-` in a name is `_` there."""
     kinds = {field.name: field.type for field in msgspec.structs.fields(Embed)}
-    names = {name.upper().replace("-", "_"): name for name in known}
+    names = {_as_variable(name): name for name in known}
     for variable, text in os.environ.items():
         rest = variable.removeprefix("CACHESVC_EMBED_")
         if rest == variable or rest.lower() in kinds:
@@ -121,15 +121,24 @@ def _take_tables(tree: dict[str, Any]) -> dict[str, Embed]:
     """Move `[embed.<name>]` out of the tree. Raises ConfigError."""
     if "embed_tables" in tree:
         raise ConfigError("embed_tables: is no setting; write [embed.<name>]")
-    found = {}
+    found: dict[str, Embed] = {}
+    variables: dict[str, str] = {}
     for name in _tables_of(tree):
+        at = f"embed.{name}"
         if not _TABLE_NAME.fullmatch(name) or name in Embed.__struct_fields__:
-            raise ConfigError(f"embed.{name}: must match {_TABLE_NAME.pattern} and be no field")
+            raise ConfigError(f"{at}: must match {_TABLE_NAME.pattern} and be no field")
+        other = variables.setdefault(_as_variable(name), name)
+        if other != name:
+            raise ConfigError(f"{at}: has the environment variables of embed.{other}; rename one")
         try:
             found[name] = msgspec.convert(tree["embed"].pop(name), Embed)
         except msgspec.ValidationError as exc:
-            raise ConfigError(f"embed.{name}.{_one_line(str(exc))}") from exc
+            raise ConfigError(_one_line(str(exc), at)) from exc
     return found
+
+
+def _as_variable(name: str) -> str:
+    return name.upper().replace("-", "_")
 
 
 def _from_text(text: str, kind: Any, name: str) -> Any:
@@ -187,8 +196,11 @@ def _read_secret_files(source: dict[str, Any]) -> None:
             raise ConfigError(f"{where}: {path} is empty")
 
 
-def _one_line(message: str) -> str:
-    """msgspec's message with the field in front: `proxy.listen: Expected str, got int`."""
+def _one_line(message: str, at: str = "") -> str:
+    """msgspec's message with the field in front: `proxy.listen: Expected str, got int`.
+
+    `at` is the table that was read.
+    """
     what, _, where = message.partition(" - at ")
-    field = where.strip("`").removeprefix("$").lstrip(".")
+    field = f"{at}{where.strip('`').removeprefix('$')}".lstrip(".")
     return f"{field or 'settings'}: {what}".replace("`", "")

@@ -201,8 +201,9 @@ def test_embedders_of_policies_have_tables_of_their_own(
     [
         ('[embed.a]\nprovider = "cohere"', "embed.a.provider: is 'cohere'; must be local"),
         ("[embed.a]\ntimeout_ms = 0", "embed.a.timeout_ms: is 0; must be 1 to"),
-        ("[embed.a]\nmodle = 1", "modle"),
-        ('[embed.a]\ntimeout_ms = "1"', "embed.a.timeout_ms"),
+        ("[embed.a]\nmodle = 1", "embed.a: Object contains unknown field modle"),
+        ("[embed.a-b]\n[embed.a_b]", "embed.a_b: has the environment variables of embed.a-b"),
+        ('[embed.a]\ntimeout_ms = "1"', "embed.a.timeout_ms: Expected int, got str"),
         ("[embed.A]", "embed.A: must match"),
         ('[embed.a]\napi_key = "x"\napi_key_file = "y"', "embed.a.api_key_file: is set together"),
         ("[embed_tables.a]", "embed_tables: is no setting"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime, timedelta, timezone
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 import httpx
 
+from cachesvc.client import CacheClient
 from cachesvc.commands.options import json_flag, settings_flags
 from cachesvc.commands.show import print_json, print_table
-from cachesvc.errors import CacheError
+from cachesvc.errors import CacheError, ConfigError, EmbedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,9 +38,10 @@ class Finding(NamedTuple):
 @settings_flags("--data-dir", "--database-url", "--service-listen", "--proxy-listen")
 @json_flag
 def doctor(settings: Settings, *, as_json: bool) -> None:
-    """Check packages, model, database, certificates, service and proxy. Exit code 1 on a failure.
+    """Check packages, embedders, database, certificates, service, policies and proxy.
 
-    It changes nothing. A part that does not run is a warning: it may run elsewhere.
+    Exit code 1 on a failure. It changes nothing, and asks each remote embedder for one vector. A
+    part that does not run is a warning: it may run elsewhere.
     """
     findings = list(examine(settings))
     if as_json:
@@ -56,11 +59,14 @@ def examine(settings: Settings) -> Iterator[Finding]:
     tables = {"": settings.embed, **settings.embed_tables}
     if any(table.provider == "local" for table in tables.values()):
         yield _model(settings)
+    dimensions = {table.dimensions for table in tables.values()}
     for name, table in tables.items():
         if table.provider != "local":
-            yield _embedder(name, table)
+            finding, answered = _embedder(name, table)
+            dimensions.add(answered)
+            yield finding
     if find_spec("asyncpg"):
-        yield from _database(settings)
+        yield from _database(settings, dimensions - {0})
     if settings.service.tls.on:
         yield from _certificates(settings)
     if not settings.proxy.scope_secret and not (settings.data_path / "scope_secret").exists():
@@ -70,6 +76,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     admin = settings.service.admin_listen or "127.0.0.1:8702"
     service = f"http://{admin if scheme == 'https' else settings.service.listen}"
     yield _ready("service", service)
+    yield from _policies(settings)
     yield _ready("proxy", f"http://{settings.proxy.listen}")
 
 
@@ -79,13 +86,26 @@ def _extra(name: str, package: str) -> Finding:
     return Finding(f"{name} packages", WARN, "missing", f"pip install 'cachesvc[{name}]'")
 
 
-def _embedder(name: str, table: Embed) -> Finding:
-    what = f"embedder {name}".strip()
+def _embedder(name: str, table: Embed) -> tuple[Finding, int]:
+    """A remote table, asked for one vector; and how many dimensions that has, 0 without one."""
+    from cachesvc.embed.factory import remote
+
+    what, at = (f"embedder {name}", f"embed.{name}") if name else ("embedder", "embed")
     if table.provider == "none":
-        return Finding(what, OK, "none: exact matches only")
-    state = OK if table.api_key else WARN
-    advice = "" if table.api_key else "no api_key: right for a server of your own, wrong for OpenAI"
-    return Finding(what, state, f"{table.provider} at {table.base_url or 'its own URL'}", advice)
+        return Finding(what, OK, "none: exact matches only"), 0
+
+    async def ask() -> bytes | None:
+        embedder = remote(table, at)
+        try:
+            return await embedder.embed("a")
+        finally:
+            await embedder.close()
+
+    try:
+        dimensions = len(asyncio.run(ask()) or b"") // 4
+    except (EmbedError, ConfigError) as exc:
+        return Finding(what, FAIL, exc.message, f"is [{at}] right, and is it reached from here?"), 0
+    return Finding(what, OK, f"{table.provider} answers, {dimensions} dimensions"), dimensions
 
 
 def _model(settings: Settings) -> Finding:
@@ -100,7 +120,8 @@ def _model(settings: Settings) -> Finding:
     return Finding("model", FAIL, "not installed", "cachesvc model install, or set embed.provider")
 
 
-def _database(settings: Settings) -> Iterator[Finding]:
+def _database(settings: Settings, embedded: set[int]) -> Iterator[Finding]:
+    """`embedded` are the dimensions that the tables of [embed] have."""
     from cachesvc.store.embedded import EmbeddedPostgres
     from cachesvc.store.migrate import status
 
@@ -117,8 +138,7 @@ def _database(settings: Settings) -> Iterator[Finding]:
     complaint = found.complaint
     yield Finding("schema", FAIL if complaint else OK, complaint or str(found.current))
     yield _pgvector(found.pgvector)
-    asked = {table.dimensions for table in (settings.embed, *settings.embed_tables.values())}
-    without = sorted(asked - {0} - set(found.indexed_dimensions))
+    without = sorted(embedded - set(found.indexed_dimensions))
     for dimensions in without:
         advice = f"cachesvc migrate index --dimensions {dimensions}"
         yield Finding("index", WARN, f"{dimensions} dimensions are scanned exactly", advice)
@@ -160,6 +180,26 @@ def _certificate(what: str, path: str) -> Finding:
         return Finding(what, FAIL, f"expired {ends:%Y-%m-%d}", "renew it")
     state = WARN if left < _EXPIRY_WARNING else OK
     return Finding(what, state, f"valid until {ends:%Y-%m-%d}")
+
+
+def _policies(settings: Settings) -> Iterator[Finding]:
+    """Policies that name a table of [embed] which these settings do not have."""
+    proxy = settings.proxy
+    tls = {"cert_file": proxy.tls.cert_file, "key_file": proxy.tls.key_file}
+    try:
+        with CacheClient(
+            proxy.service_url, ca_file=proxy.tls.ca_file, timeout_seconds=2.0, **tls
+        ) as client:
+            policies = client.policies()
+    except CacheError as exc:
+        yield Finding("policies", WARN, exc.message, "is proxy.service_url right?")
+        return
+    missing = [policy for policy in policies if settings.embed_table(policy.embed) is None]
+    for policy in missing:
+        advice = f"add [embed.{policy.embed}], or its exact matches are all it serves"
+        yield Finding("policies", WARN, f"{policy.id} names [embed.{policy.embed}]", advice)
+    if not missing:
+        yield Finding("policies", OK, f"{len(policies)}, each with its embedder")
 
 
 def _ready(name: str, url: str) -> Finding:

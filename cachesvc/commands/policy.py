@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from cachesvc.commands.options import client_flags, json_flag, settings_flags
+from cachesvc.commands.policy_apply import apply
 from cachesvc.commands.show import print_json, print_table
 from cachesvc.core.policy import Policy, read_policy
 from cachesvc.core.scope import scope_of
@@ -18,13 +19,14 @@ if TYPE_CHECKING:
     from cachesvc.settings import Settings
 
 _READ_ONLY = ("id", "generation")
-# Fields of the contract whose work comes with a later release.
-_INERT = ("collapse", "max_entries", "replay", "usage_on_hit")
 
 
 @click.group(epilog="Example:  cachesvc policy set default threshold=0.95 ttl_seconds=600")
 def policy() -> None:
     """See and change policies, and print the scope of a key."""
+
+
+policy.add_command(apply)
 
 
 @policy.command("list", epilog="Example:  cachesvc policy list --json")
@@ -73,11 +75,7 @@ def set_policy(client: CacheClient, policy_id: str, fields: tuple[str, ...]) -> 
         if not equals:
             raise ConfigError(f"{field!r}: must be FIELD=VALUE")
         document[name] = _value(value)
-    saved = client.save_policy(policy_id, document)
-    print_json(saved)
-    for name in _INERT:
-        if getattr(saved, name) != getattr(Policy(), name):
-            click.echo(f"note: {name} is kept, but does nothing yet", err=True)
+    print_json(client.save_policy(policy_id, document))
 
 
 @policy.command("delete", epilog="Example:  cachesvc policy delete experiments")

@@ -84,7 +84,7 @@ def question(ask: Ask, policy: Policy) -> Question | None:
         surviving = [turn for turn in ask.turns if turn.role not in policy.ignore_roles]
         paths = tuple(path for turn in surviving[-policy.window :] for path in turn.texts)
     else:
-        paths = (extracted(ask.body, policy.extract) or ())[-policy.window :]
+        paths = _extracted(ask, policy.extract)[-policy.window :]
     texts = [text_at(ask.body, path) for path in paths]
     if not any(text.strip() for text in texts):
         return None
@@ -92,6 +92,17 @@ def question(ask: Ask, policy: Policy) -> Question | None:
         return Question(texts[0], paths)
     escaped = (text.replace("\\", "\\\\").replace("\n", "\\n") for text in texts)
     return Question("\n".join(escaped), paths)
+
+
+def _extracted(ask: Ask, expression: str) -> tuple[Path, ...]:
+    """The texts that it finds, in the conversation's order; none where it finds anything else.
+
+    Only what the protocol knows as a text of the conversation may leave the partition: an
+    expression that finds the model, a role or a parameter must not make them comparable.
+    """
+    found = set(extracted(ask.body, expression) or ())
+    paths = tuple(path for turn in ask.turns for path in turn.texts if path in found)
+    return paths if len(paths) == len(found) else ()
 
 
 def partition(ask: Ask, target: Target, policy: Policy, asked: Question) -> bytes:

@@ -28,13 +28,16 @@ def create_all(
         if table.provider == "local" and local is not None:
             made[name] = local
             continue
-        made[name] = create(table, data_dir, say)
+        at = f"embed.{name}" if name else "embed"
+        made[name] = create(table, data_dir, say, at)
         local = made[name] if table.provider == "local" else local
     return made
 
 
-def create(settings: Embed, data_dir: Path, say: Callable[[str], None]) -> Embedder | None:
-    """The embedder of `[embed]`, None for provider `none`.
+def create(
+    settings: Embed, data_dir: Path, say: Callable[[str], None], at: str = "embed"
+) -> Embedder | None:
+    """The embedder of the table `at`, None for provider `none`.
 
     Blocks while the local model is loaded (0.3 s) or built (about 5 s, once). Raises ConfigError
     and StartError.
@@ -42,11 +45,11 @@ def create(settings: Embed, data_dir: Path, say: Callable[[str], None]) -> Embed
     if settings.provider == "none":
         return None
     if settings.provider == "local":
-        return SharedEmbedder(_local(settings, data_dir, say))
-    return SharedEmbedder(_remote(settings))
+        return SharedEmbedder(_local(settings, data_dir, say, at))
+    return SharedEmbedder(remote(settings, at))
 
 
-def _local(settings: Embed, data_dir: Path, say: Callable[[str], None]) -> Embedder:
+def _local(settings: Embed, data_dir: Path, say: Callable[[str], None], at: str) -> Embedder:
     try:
         # Imported here: a proxy with a remote model has no ONNX Runtime.
         from cachesvc.embed import manifest
@@ -59,22 +62,23 @@ def _local(settings: Embed, data_dir: Path, say: Callable[[str], None]) -> Embed
         ) from exc
     if settings.model not in ("", manifest.NAME):
         raise ConfigError(
-            f"embed.model: is {settings.model!r}; must be {manifest.NAME} with provider local"
+            f"{at}.model: is {settings.model!r}; must be {manifest.NAME} with provider local"
         )
     if settings.dimensions not in (0, manifest.DIMENSIONS):
         raise ConfigError(
-            f"embed.dimensions: is {settings.dimensions}; must be {manifest.DIMENSIONS} (or 0)"
+            f"{at}.dimensions: is {settings.dimensions}; must be {manifest.DIMENSIONS} (or 0)"
             " with provider local"
         )
     return LocalEmbedder(ensure_built(data_dir, say))
 
 
-def _remote(settings: Embed) -> Embedder:
+def remote(settings: Embed, at: str = "embed") -> Embedder:
+    """The embedder of a remote provider. Raises ConfigError."""
     from cachesvc.embed.remote import Provider, RemoteEmbedder
 
     if settings.provider not in ("openai", "azure_openai"):
         raise ConfigError(
-            f"embed.provider: is {settings.provider!r}; must be local, openai, azure_openai or none"
+            f"{at}.provider: is {settings.provider!r}; must be local, openai, azure_openai or none"
         )
     provider = Provider.of(
         settings.provider,
@@ -85,5 +89,6 @@ def _remote(settings: Embed) -> Embedder:
         dimensions=settings.dimensions,
         timeout_seconds=settings.timeout_ms / 1000,
         max_input_bytes=settings.max_input_bytes,
+        table=at,
     )
     return RemoteEmbedder(provider)

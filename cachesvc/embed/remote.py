@@ -52,6 +52,7 @@ class Provider:
     dimensions: int = 0
     timeout_seconds: float = 5.0
     max_input_bytes: int = 8191
+    table: str = "embed"  # of the settings, for messages
 
     @classmethod
     def of(
@@ -70,16 +71,16 @@ class Provider:
     def __post_init__(self) -> None:
         url = urlsplit(self.base_url)
         if url.scheme not in ("http", "https") or not url.hostname:
-            raise ConfigError("embed.base_url: must be an http or https address")
+            raise ConfigError(f"{self.table}.base_url: must be an http or https address")
         if url.username is not None or url.query or url.fragment:
             # It stands in the space, in messages and in logs.
-            raise ConfigError("embed.base_url: must hold no credential, query or fragment")
+            raise ConfigError(f"{self.table}.base_url: must hold no credential, query or fragment")
         if not self.model:
-            raise ConfigError(f"embed.model: required with provider {self.name}")
+            raise ConfigError(f"{self.table}.model: required with provider {self.name}")
         if not _is_header_text(self.api_key):
-            raise ConfigError("embed.api_key: must be printable ASCII")
+            raise ConfigError(f"{self.table}.api_key: must be printable ASCII")
         if not 0 <= self.dimensions <= MAX_DIMENSIONS:
-            raise ConfigError(f"embed.dimensions: must be 0 to {MAX_DIMENSIONS}")
+            raise ConfigError(f"{self.table}.dimensions: must be 0 to {MAX_DIMENSIONS}")
 
     @property
     def azure(self) -> bool:
@@ -205,7 +206,7 @@ class RemoteEmbedder:
         if not 1 <= count <= MAX_DIMENSIONS:
             raise EmbedError(
                 f"{self.provider}: answered {count} dimensions; must be 1 to {MAX_DIMENSIONS}"
-                " (set embed.dimensions)"
+                f" (set {self._provider.table}.dimensions)"
             )
         if count != (self._dimensions or count):
             raise EmbedError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -11,8 +12,14 @@ from hypothesis import strategies as st
 from cachesvc.core.extraction import check_extract, extracted
 from cachesvc.core.keys import partition, question
 from cachesvc.core.policy import Policy, read_policy
+from cachesvc.dialects.anthropic_messages import AnthropicMessages
+from cachesvc.dialects.openai_completions import OpenAICompletions
+from cachesvc.dialects.openai_responses import OpenAIResponses
 from cachesvc.errors import Invalid
 from tests.core.requests import TARGET, ask
+
+if TYPE_CHECKING:
+    from cachesvc.dialects.base import Dialect
 
 LAST = "$.messages[-1].content"
 USERS = "$.messages[?@.role=='user'].content"
@@ -52,6 +59,7 @@ def parted(policy: Policy, **fields: Any) -> bytes:
         ("$.messages[*].content", 1000, "Be brief.\none\n1\ntwo\ntoo"),
         ("$.messages[1]['content','content']", 1000, "one"),
         ("$.messages[-1].content[0].text", 1, "two"),
+        ("$.messages[3,1].content", 1000, "one\ntwo\ntoo"),  # the order is the conversation's
     ],
 )
 def test_the_last_texts_that_the_expression_finds_are_compared(
@@ -62,7 +70,11 @@ def test_the_last_texts_that_the_expression_finds_are_compared(
 
 @pytest.mark.parametrize(
     "extract",
-    ["$.messages[9].content", "$.messages[0]", "$.model.x", "$.messages", "$.temperature"],
+    [
+        *("$.messages[9].content", "$.messages[0]", "$.model.x", "$.messages", "$.temperature"),
+        *("$.model", "$.messages[-1].role", "$.messages[*]['role','content']", "$..*"),
+        *("$.messages[-1].content[*].type", "$.messages[-1].content[*]['type','text']"),
+    ],
 )
 def test_what_is_no_text_is_not_compared(extract: str) -> None:
     assert asked(Policy(extract=extract)) is None
@@ -100,6 +112,7 @@ def test_what_is_not_found_must_be_equal() -> None:
         ("$.messages[?@.role =~ /u/].content", "RFC 9535"),
         ("$..a..b", 'one ".."'),
         ("$.a[?@.b==$.c]", 'one "$"'),
+        ("$.a | $.b", 'one "$"'),
     ],
 )
 def test_a_bad_expression_is_refused_by_name(extract: str, said: str) -> None:
@@ -111,6 +124,36 @@ def test_a_bad_expression_is_refused_by_name(extract: str, said: str) -> None:
 def test_a_policy_with_a_bad_expression_is_refused() -> None:
     with pytest.raises(Invalid, match=r"policy\.extract"):
         read_policy(b'{"extract": "$["}', "p")
+
+
+@pytest.mark.parametrize(
+    ("dialect", "fields", "extract", "text"),
+    [
+        (OpenAICompletions(), {"prompt": "one"}, "$.prompt", "one"),
+        (OpenAICompletions(), {"prompt": ["one"]}, "$.prompt[*]", "one"),
+        (AnthropicMessages(), {"system": "Be brief.", "messages": TALK[1:]}, LAST, "two\ntoo"),
+        (
+            AnthropicMessages(),
+            {"system": "Be brief.", "messages": TALK[1:]},
+            "$.system",
+            "Be brief.",
+        ),
+        (OpenAIResponses(), {"input": "one", "store": False}, "$.input", "one"),
+        (
+            OpenAIResponses(),
+            {"input": [{"role": "user", "content": [{"type": "input_text", "text": "two"}]}]},
+            "$.input[-1].content",
+            "two",
+        ),
+    ],
+)
+def test_every_protocol_is_looked_into_in_its_own_shape(
+    dialect: Dialect, fields: dict[str, Any], extract: str, text: str
+) -> None:
+    read = dialect.read(json.dumps({"model": "m", "max_tokens": 5, **fields}).encode())
+    found = question(read, Policy(extract=extract, window=9))
+    assert found is not None
+    assert found.text == text
 
 
 @given(value=VALUES, extract=st.sampled_from([LAST, USERS, "$..text", "$..*", "$[*][*]", "$"]))

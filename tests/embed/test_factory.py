@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cachesvc.embed.factory import create
+from cachesvc.embed.factory import create, create_all
 from cachesvc.embed.shared import SharedEmbedder
 from cachesvc.errors import ConfigError, StartError
 from cachesvc.settings import Embed
@@ -76,6 +76,33 @@ def test_openai_has_defaults_for_address_and_model(tmp_path: Path) -> None:
 def test_a_wrong_setting_is_named(tmp_path: Path, settings: Embed, field: str) -> None:
     with pytest.raises(ConfigError, match=f"^{field}: "):
         create(settings, tmp_path, _silent)
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        (Embed(provider="openai", api_key="k\u00e9y"), "api_key"),
+        (Embed(provider="openai", base_url="http://u:p@host"), "base_url"),
+        (Embed(model="bge-small"), "model"),
+    ],
+)
+def test_a_wrong_setting_of_a_named_table_is_named_with_it(
+    tmp_path: Path, settings: Embed, field: str
+) -> None:
+    tables = {"": Embed(provider="none"), "chinese": settings}
+    with pytest.raises(ConfigError, match=rf"^embed\.chinese\.{field}: ") as refusal:
+        create_all(tables, tmp_path, _silent)
+    assert "k\u00e9y" not in refusal.value.message
+
+
+async def test_tables_with_the_local_model_load_it_once(tmp_path: Path, built: Path) -> None:
+    none = Embed(provider="none")
+    made = create_all({"": Embed(), "other": none, "again": Embed()}, tmp_path, _silent)
+    local = made[""]
+    assert local is not None
+    assert made["again"] is local
+    assert made["other"] is None
+    await local.close()
 
 
 def test_a_missing_model_stops_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

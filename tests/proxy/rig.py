@@ -150,7 +150,7 @@ async def rig(
     policies: dict[str, Policy] | None = None,
     embed: bool | str = False,
     embed_timeout_ms: int = 20_000,
-    budget_ms: int = 20_000,
+    budget_ms: int | None = 20_000,
     tables: dict[str, Embed] | None = None,
     **proxy: Any,
 ) -> AsyncIterator[Rig]:
