@@ -109,13 +109,13 @@ CASES = {
     95: "Anthropic Messages hit, too",
 }
 OTHERWISE = {
-    6: "Not applicable: the sketch was withdrawn by its author; its fields name no policy. A miss is"
+    6: "Not applicable: its author withdrew the sketch; its fields name no policy. A miss is"
     " always a 200 here, since 204 breaks the clients of the wire that was merged.",
     38: "Decided otherwise: stateless Responses have a semantic tier; stateful ones are bypassed.",
     48: "Not applicable: one proxy has one upstream, whose name is in the key (case 47).",
     49: "Not applicable: the proxy has no fallback; its upstream's name is in the key (case 47).",
     52: "Decided otherwise for unknown prefixes: they are refused with a 422.",
-    53: "Decided otherwise: under a policy whose store is away a request is a miss (case 69); before"
+    53: "Decided otherwise: under a policy whose store is away it is a miss (case 69); before"
     " any policy was read there is no header.",
     67: "Guardrails are the gateway's: a hit passes through it as any answer does. What a filter"
     " stopped is not kept.",
