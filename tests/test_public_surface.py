@@ -65,6 +65,10 @@ def test_the_commands_are_these() -> None:
             "cachesvc.proxy.run",
             {"asyncpg", "sqlalchemy", "alembic", "starlette", "cachesvc.store", "onnx", "pgvector"},
         ),
+        (
+            "cachesvc.inprocess.transport",
+            {"asyncpg", "starlette", "uvicorn", "cachesvc.store", "httpx2", "onnxruntime", "onnx"},
+        ),
     ],
 )
 def test_a_part_loads_only_what_it_is(module: str, never: set[str]) -> None:

@@ -67,7 +67,8 @@ def _package(name: str) -> Package:
 
 def package_of(request: object) -> Package:
     """The package of a request. Raises TypeError for a request of neither."""
-    name = type(request).__module__.partition(".")[0]
-    if name not in _KNOWN:
-        raise TypeError(f"request: is of {name!r}; must be of {' or '.join(_KNOWN)}")
-    return _package(name)
+    names = [kind.__module__.partition(".")[0] for kind in type(request).__mro__]
+    for name in names:
+        if name in _KNOWN:
+            return _package(name)
+    raise TypeError(f"request: is of {names[0]!r}; must be of {' or '.join(_KNOWN)}")

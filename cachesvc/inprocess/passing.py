@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import CancelledError, wait
 from typing import TYPE_CHECKING, Any
 
 from cachesvc.core.model import Reason
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
 _FRAMED = frozenset({b"content-length", b"transfer-encoding"})
 _BODILESS = (204, 304)
 _LOOK_SECONDS = 5.0
+
+
+def awaited(answer: Future[Any]) -> asyncio.Future[Any]:
+    """What the running loop can wait for; who waits looks at `answer` for its result."""
+    waiting = asyncio.wrap_future(answer)
+    # asyncio reports an error that nobody has fetched.
+    waiting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    return waiting
 
 
 class Came:
@@ -55,7 +64,10 @@ class Passing:
             for piece in self._inner:
                 self._side.piece(piece)
                 yield piece
-            self._look(self._ending())
+            ending = self._ending()
+            if ending is not None:
+                wait([ending], timeout=_LOOK_SECONDS)
+            self._look(ending)
         except GeneratorExit:
             raise  # `close` tells
         except BaseException:
@@ -71,7 +83,7 @@ class Passing:
                 yield piece
             ending = self._ending()
             if ending is not None:
-                await asyncio.wait([asyncio.wrap_future(ending)], timeout=_LOOK_SECONDS)
+                await asyncio.wait([awaited(ending)], timeout=_LOOK_SECONDS)
             self._look(ending)
         except GeneratorExit:
             raise
@@ -95,10 +107,11 @@ class Passing:
         return None if self._framed else self._thread.submit(self._side.ending())
 
     def _look(self, ending: Future[None] | None) -> None:
+        """What was found. Waits for nothing; where nothing was found, the puts look again."""
         try:
             if ending is not None:
-                ending.result(_LOOK_SECONDS)
-        except TimeoutError:
+                ending.result(0)
+        except (TimeoutError, CancelledError):
             return
         except UpstreamFailed as exc:
             raise self._package.RemoteProtocolError(exc.message) from exc

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from typing import TYPE_CHECKING, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from cachesvc.proxy.core import check_secret, make_embedders, running_core
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-    from concurrent.futures import Future
     from typing import Any
 
     from cachesvc.proxy.cache import Cache
@@ -19,9 +19,23 @@ if TYPE_CHECKING:
     from cachesvc.settings import Settings
 
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 _WARM_WITHIN_SECONDS = 5.0
 _CLOSE_SECONDS = 5.0
+
+
+class _Threads(ThreadPoolExecutor):
+    """The loop's threads. An interpreter that ends refuses them before it lets us end."""
+
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        try:
+            return super().submit(fn, *args, **kwargs)
+        except RuntimeError:
+            # No call is held up any more, so what is left is done here.
+            done: Future[_T] = Future()
+            done.set_result(fn(*args, **kwargs))
+            return done
 
 
 class CoreThread:
@@ -73,7 +87,9 @@ class CoreThread:
         """Keep what is under way, within bounds, and end the thread."""
         if self.cache is not None and self._loop is not None and self._stop is not None:
             self.tell(self._stop.set)
-            self._thread.join(_CLOSE_SECONDS)
+            # The garbage collector may close a transport in any thread, this one too.
+            if threading.current_thread() is not self._thread:
+                self._thread.join(_CLOSE_SECONDS)
 
     def _run(self) -> None:
         try:
@@ -86,6 +102,8 @@ class CoreThread:
             self._started.set()
 
     async def _main(self) -> None:
+        threads = _Threads(thread_name_prefix="cachesvc")
+        asyncio.get_running_loop().set_default_executor(threads)
         embedders = await make_embedders(self._settings)
         async with running_core(self._settings, embedders) as core:
             self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-import time
 import weakref
 from concurrent.futures import wait
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
@@ -16,17 +15,18 @@ import httpx
 from cachesvc.config import load
 from cachesvc.core.model import Reason
 from cachesvc.inprocess.package import package_of
-from cachesvc.inprocess.passing import Came, Passing
+from cachesvc.inprocess.passing import Came, Passing, awaited
+from cachesvc.inprocess.replay import replay, replay_async
 from cachesvc.inprocess.thread import CoreThread
-from cachesvc.proxy.request import Head, Whole, events_of, with_length
+from cachesvc.proxy.request import Head, Whole
 from cachesvc.settings import name_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+    from collections.abc import Coroutine, Iterator, Mapping
     from concurrent.futures import Future
 
     from cachesvc.inprocess.package import Package
-    from cachesvc.proxy.cache import Onward
+    from cachesvc.proxy.cache import Cache, Onward
     from cachesvc.proxy.request import RawHeaders
     from cachesvc.proxy.sides import Side
 
@@ -47,11 +47,13 @@ class CachingTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
     It keys, embeds, asks the service, replays a hit, or calls `inner` and keeps a copy, by the same
     policies and with the same keys as `cachesvc proxy` in front of the same upstream: the two share
     answers. Any fault of the cache costs a miss. Whatever is no `POST` to a cached path goes to
-    `inner` as it is. Two things the proxy does and this does not: identical requests under way do
-    not share a call, and what a fork of the process asks goes on without the cache.
+    `inner` as it is, and so does what is sent elsewhere than its URL says (another Host). Two
+    things the proxy does and this does not: identical requests under way do not share a call, and
+    what a fork of the process asks goes on without the cache.
 
     `inner` is what really calls: a transport of the client's package, by default a plain one. It is
-    called in the caller's own thread or event loop. An async client must run on asyncio.
+    called in the caller's own thread or event loop. Under an event loop that is not asyncio's it is
+    all there is: nothing is cached.
     """
 
     def __init__(
@@ -71,8 +73,7 @@ class CachingTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         given = {"proxy.service_url": service_url, "proxy.scope_secret": scope_secret}
         self._settings = load(config, {**(settings or {}), **given})
         self._inner = inner
-        self._made: dict[bool, Any] = {}
-        self._making = threading.Lock()
+        self._made: dict[tuple[Package, bool], Any] = {}
         self._named = {name_of(self._settings.proxy.upstream): self._settings.upstream_name}
         self._thread = CoreThread(self._settings)
         # A program that ends without closing still hands over its last answers.
@@ -82,34 +83,49 @@ class CachingTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         self._closing = weakref.finalize(self, self._thread.close)
 
     def handle_request(self, request: Any) -> Any:
-        package, inner = package_of(request), self._call(request, asynchronous=False)
+        package = package_of(request)
+        inner = self._call(package, asynchronous=False)
         asked = self._question(request, package)
         found = None if asked is None else self._wait(self._thread.submit(asked))
         if isinstance(found, Whole):
-            return _reply(package, found, package.stream(_replayed(found), _nothing))
+            return replay(package, found)
         if found is None:
             return inner.handle_request(request)
         with self._leaving(found.side):
             response = inner.handle_request(request)
-        came = Came(response)
-        headers = self._wait(self._thread.submit(_head(found.side, came)))
+            came = Came(response)
+            try:
+                headers = self._wait(self._thread.submit(_head(found.side, came)))
+            except BaseException:
+                response.close()
+                raise
+        if headers is None:
+            self._lost(found.side)
+            return response
         passing = Passing(self._thread, found.side, response.stream, package, framed=came.framed)
         stream = package.stream(passing.pieces(), passing.close)
         return _passed(package, response, headers, stream)
 
     async def handle_async_request(self, request: Any) -> Any:
-        package, inner = package_of(request), self._call(request, asynchronous=True)
-        asked = self._question(request, package)
+        package = package_of(request)
+        inner = self._call(package, asynchronous=True)
+        asked = self._question(request, package) if _on_asyncio() else None
         found = None if asked is None else await self._wait_async(self._thread.submit(asked))
         if isinstance(found, Whole):
-            stream = package.async_stream(_replayed_async(found), _nothing_async)
-            return _reply(package, found, stream)
+            return replay_async(package, found)
         if found is None:
             return await inner.handle_async_request(request)
         with self._leaving(found.side):
             response = await inner.handle_async_request(request)
-        came = Came(response)
-        headers = await self._wait_async(self._thread.submit(_head(found.side, came)))
+            came = Came(response)
+            try:
+                headers = await self._wait_async(self._thread.submit(_head(found.side, came)))
+            except BaseException:
+                await response.aclose()
+                raise
+        if headers is None:
+            self._lost(found.side)
+            return response
         passing = Passing(self._thread, found.side, response.stream, package, framed=came.framed)
         stream = package.async_stream(passing.async_pieces(), passing.aclose)
         return _passed(package, response, headers, stream)
@@ -117,13 +133,19 @@ class CachingTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
     @contextmanager
     def _leaving(self, side: Side) -> Iterator[None]:
         """Where no answer comes, the cache is told; what was raised is the caller's."""
-        came = False
         try:
             yield
-            came = True
-        finally:
-            if not came:
-                self._thread.tell(lambda: side.broken(Reason.INCOMPLETE))
+        except BaseException:
+            self._lost(side)
+            raise
+
+    def _lost(self, side: Side) -> None:
+        """Of this answer the cache keeps nothing.
+
+        So it is, too, where the cache did not read the head in time: it may yet do so, and would
+        take what comes then for the whole.
+        """
+        self._thread.tell(partial(side.broken, Reason.INCOMPLETE))
 
     def close(self) -> None:
         """End the cache's thread, after what is under way is kept (2 s at most), and `inner`."""
@@ -134,30 +156,43 @@ class CachingTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """The same for an AsyncClient."""
-        await asyncio.to_thread(self._closing)
+        if _on_asyncio():
+            await asyncio.to_thread(self._closing)
+        self._closing()  # nothing happens to what is closed
         for inner in self._inners():
             if hasattr(inner, "aclose"):
                 await inner.aclose()
+            elif hasattr(inner, "close"):
+                inner.close()
 
     def _inners(self) -> list[Any]:
         return [*self._made.values()] if self._inner is None else [self._inner]
 
-    def _call(self, request: object, *, asynchronous: bool) -> Any:
+    def _call(self, package: Package, *, asynchronous: bool) -> Any:
         if self._inner is not None:
             return self._inner
-        with self._making:
-            if asynchronous not in self._made:
-                package = package_of(request)
-                make = package.async_transport if asynchronous else package.transport
-                self._made[asynchronous] = make()
-            return self._made[asynchronous]
+        which = (package, asynchronous)
+        # No lock, since a fork could leave it locked: of two that are made at once one is dropped.
+        if which not in self._made:
+            make = package.async_transport if asynchronous else package.transport
+            self._made.setdefault(which, make())
+        return self._made[which]
 
     def _question(
         self, request: Any, package: Package
     ) -> Coroutine[Any, Any, Whole | Onward] | None:
         """What to ask the cache; None for what is none of its own."""
         cache = self._thread.cache
-        if cache is None or request.method != "POST" or not cache.wants_body:
+        if cache is None:
+            return None
+        with cache.guard:
+            return self._asked(cache, request, package)
+        return None
+
+    def _asked(
+        self, cache: Cache, request: Any, package: Package
+    ) -> Coroutine[Any, Any, Whole | Onward] | None:
+        if request.method != "POST" or not cache.wants_body or _sent_elsewhere(request):
             return None
         raw_path, _, query = request.url.raw_path.decode("ascii").partition("?")
         path = next((path for path in cache.paths if raw_path.endswith(path)), None)
@@ -193,15 +228,29 @@ class CachingTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         if answer is None:
             return None
         try:
-            await asyncio.wait([asyncio.wrap_future(answer)], timeout=self._patience)
+            await asyncio.wait([awaited(answer)], timeout=self._patience)
         finally:
             answer.cancel()  # nothing happens to one that is done
         return _result(answer)
 
 
+def _on_asyncio() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _sent_elsewhere(request: Any) -> bool:
+    """The URL does not name the upstream: two of them would share one name, and their answers."""
+    netloc = request.url.netloc.decode("ascii")
+    host = request.headers.get("host", netloc)
+    return host.lower() != netloc.lower() or "target" in request.extensions
+
+
 def _result(answer: Future[_T]) -> _T | None:
-    if not answer.done() or answer.cancelled():
-        answer.cancel()
+    if answer.cancel():  # it was not done
         return None
     bug = answer.exception()
     if bug is None:
@@ -215,37 +264,11 @@ async def _head(side: Side, came: Came) -> RawHeaders:
     return side.head(came)
 
 
-def _reply(package: Package, found: Whole, stream: Any) -> Any:
-    extensions = {"http_version": b"HTTP/1.1"}
-    headers = list(with_length(found))
-    return package.Response(found.status, headers=headers, stream=stream, extensions=extensions)
-
-
-def _passed(package: Package, response: Any, headers: RawHeaders | None, stream: Any) -> Any:
+def _passed(package: Package, response: Any, headers: RawHeaders, stream: Any) -> Any:
     """The inner transport's response with our headers, and watched."""
     return package.Response(
         response.status_code,
-        headers=response.headers.raw if headers is None else list(headers),
+        headers=list(headers),
         stream=stream,
         extensions=response.extensions,
     )
-
-
-def _replayed(found: Whole) -> Iterator[bytes]:
-    events = events_of(found.body) if found.paced_seconds else [found.body]
-    for event in events:
-        yield event
-        time.sleep(found.paced_seconds / len(events))
-
-
-async def _replayed_async(found: Whole) -> AsyncIterator[bytes]:
-    events = events_of(found.body) if found.paced_seconds else [found.body]
-    for event in events:
-        yield event
-        await asyncio.sleep(found.paced_seconds / len(events))
-
-
-def _nothing() -> None: ...
-
-
-async def _nothing_async() -> None: ...

@@ -60,7 +60,9 @@ async def inside(
             )
             return made[-1]
 
-        yield Inside(upstream, service, make)
-        for transport in made:
-            await transport.aclose()
-            await asyncio.to_thread(transport.close)
+        try:
+            yield Inside(upstream, service, make)
+        finally:
+            for transport in made:
+                await transport.aclose()
+                await asyncio.to_thread(transport.close)
