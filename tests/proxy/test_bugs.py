@@ -22,7 +22,7 @@ def _boom(*args: object, **kwargs: object) -> NoReturn:
     ("owner", "name", "status"),
     [
         pytest.param(judge, "exact_key", None, id="judging"),
-        pytest.param(lookup.Lookups, "_exact_request", "MISS", id="looking up"),
+        pytest.param(lookup, "_exact_request", "MISS", id="looking up"),
         pytest.param(headers.CacheHeaders, "of_pass", None, id="headers of a miss"),
         pytest.param(capture.Capture, "feed", "MISS", id="copying"),
         pytest.param(capture.Capture, "seal", "MISS", id="looking at the copy"),
@@ -56,7 +56,7 @@ async def test_the_request_goes_on_and_the_bug_is_counted(
 async def test_a_bug_in_looking_up_is_told_as_a_bug_and_not_as_a_miss_of_the_cache(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lookup.Lookups, "_exact_request", _boom)
+    monkeypatch.setattr(lookup, "_exact_request", _boom)
     async with rig() as proxy:
         got = await proxy.chat()
         assert got["cache-status"] == "cachesvc; fwd=bypass; fwd-status=200; detail=bug"
