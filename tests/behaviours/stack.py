@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from tests.servers import Headers, Script, Seen, Wire
 
 JSON = ("content-type", "application/json")
+RESET, PARAPHRASE = "How do I reset it?", "How is it reset?"
+_PROBE = "does-the-proxy-follow"
 
 
 def vector(cosine: float, axis: int = 1) -> list[float]:
@@ -33,6 +35,21 @@ def vector(cosine: float, axis: int = 1) -> list[float]:
     found[0] = cosine
     found[axis] = (1 - cosine * cosine) ** 0.5
     return found
+
+
+def user(content: Any) -> dict[str, Any]:
+    """A message of the user."""
+    return {"role": "user", "content": content}
+
+
+def system(text: str, question: str) -> list[dict[str, Any]]:
+    """A system prompt and a question."""
+    return [{"role": "system", "content": text}, user(question)]
+
+
+def near(run: Stack, cosine: float = 0.97) -> None:
+    """Let RESET and PARAPHRASE mean so nearly the same."""
+    run.provider.vectors |= {RESET: vector(1.0), PARAPHRASE: vector(cosine)}
 
 
 def counting() -> Script:
@@ -59,7 +76,7 @@ class Stack:
     upstream: RawServer
     provider: FakeProvider
     entries: int = 0
-    policies: set[str] = field(default_factory=set)
+    _probes: int = field(default=0, repr=False)
 
     async def chat(
         self,
@@ -107,11 +124,34 @@ class Stack:
         await eventually(all_there)
         self.entries = entries
 
+    async def refused(self, count: int) -> None:
+        """Wait until the proxy has turned away so many answers, then see that none was kept."""
+
+        async def enough() -> bool:
+            puts = await self.metric("cachesvc_puts_total")
+            return puts - await self.metric("cachesvc_puts_total", result="stored") >= count
+
+        await eventually(enough)
+        await self.holds(self.entries)
+
     async def policy(self, name: str = "p", **fields: Any) -> None:
         """Put a policy, and wait until the proxy follows it."""
-        got = await self.call("PUT", f"/policies/{name}", fields)
-        assert got.status < 300, got.body
-        await asyncio.sleep(0.25)  # the proxy asks for the list every tenth of a second
+        self._probes += 1
+        probe = f"{_PROBE}-{self._probes}"
+        for put, document in (
+            (name, fields),
+            ("probe", {"applies_to": f"model:{probe}", "priority": 1000, "header_names": "aisix"}),
+        ):
+            got = await self.call("PUT", f"/policies/{put}", document)
+            assert got.status < 300, got.body
+
+        async def followed() -> bool:
+            # A list is read as a whole, and the probe was put last.
+            skip = [("x-higress-skip-ai-cache", "on")]
+            return (await self.chat(model=probe, headers=skip))["x-aisix-cache"] == "bypass"
+
+        await eventually(followed)
+        self.upstream.seen[:] = [seen for seen in self.upstream.seen if not _is_probe(seen)]
 
     async def admin(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         got = await self.call(method, path, body)
@@ -134,6 +174,10 @@ class Stack:
                 if all(f'{label}="{value}"' in line for label, value in labels.items()):
                     total += float(line.rpartition(" ")[2])
         return total
+
+
+def _is_probe(seen: Seen) -> bool:
+    return _PROBE.encode() in seen.body
 
 
 def said(got: Got) -> str | None:

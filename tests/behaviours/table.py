@@ -21,11 +21,11 @@ CASES = {
     7: "two identical requests: the second is a hit",
     8: "another model is another request",
     9: "tools, response_format, seed and the rest are in the key",
-    10: "the order of keys is not, at any depth",
-    11: "the order of a list is",
+    10: "the order of keys makes no other request, at any depth",
+    11: "the order of a list, as of tools, does",
     12: "temperature counts to a thousandth",
-    13: "images are in the key",
-    14: "so are tool calls and their ids",
+    13: "another image is another request",
+    14: "so is another tool call, or another call's id, in the history",
     15: "a text never equals the writing of another form",
     16: "an explicit null is stable, and not absent",
     17: "stream false, null, 0 and absent are one",
@@ -39,8 +39,8 @@ CASES = {
     25: "the threshold decides, both ways",
     26: "the nearest of several answers",
     27: "other sampling parameters are never compared",
-    28: "nor another model",
-    29: "nor another document in the system prompt",
+    28: "an equal vector under another model is never an answer",
+    29: "the same question about another document in the system prompt misses",
     30: "all outside the window must be equal",
     31: "the window counts messages back that are not ignored",
     32: "text blocks are joined, images are not text",
@@ -52,7 +52,7 @@ CASES = {
     38: "Responses: no semantic tier",
     39: "other dimensions and zero vectors never match",
     40: "another model with equal vectors starts afresh",
-    41: "so do other dimensions",
+    41: "other dimensions start afresh, and are never compared",
     42: "another partition is invisible",
     43: "a namespace of one's own",
     44: "each key its own answers; shared on demand",
@@ -109,21 +109,21 @@ CASES = {
     95: "Anthropic Messages hit, too",
 }
 OTHERWISE = {
-    6: "Not applicable: its author withdrew the sketch; its fields name no policy. A miss is"
-    " always a 200 here, since 204 breaks the clients of the wire that was merged.",
+    6: "Decided otherwise: its author withdrew the sketch, whose fields name no policy. It is"
+    " refused with a 400, and a miss is always a 200, since 204 breaks AISIX's clients.",
     38: "Decided otherwise: stateless Responses have a semantic tier; stateful ones are bypassed.",
-    48: "Not applicable: one proxy has one upstream, whose name is in the key (case 47).",
+    48: "Decided otherwise: a proxy has one upstream; each upstream has answers of its own.",
     49: "Not applicable: the proxy has no fallback; its upstream's name is in the key (case 47).",
-    52: "Decided otherwise for unknown prefixes: they are refused with a 422.",
+    52: "Decided otherwise for unknown prefixes (52b): they are refused with a 422.",
     53: "Decided otherwise: under a policy whose store is away it is a miss (case 69); before"
     " any policy was read there is no header.",
     67: "Guardrails are the gateway's: a hit passes through it as any answer does. What a filter"
     " stopped is not kept.",
     82: "Decided otherwise: the key carries what was asked, and what came is what is replayed.",
     85: "Decided otherwise: streams are cached, unless the policy says `streaming = false`.",
-    87: 'Decided otherwise for `["semantic"]` alone, which is allowed.',
+    87: 'Decided otherwise for `["semantic"]` alone (87a), which is allowed.',
     91: "Decided otherwise: an unknown field is refused, so that a misspelt one is not ignored.",
-    94: "Decided otherwise for `fail_mode`: what is not ours is always relayed, never refused.",
+    94: "Decided otherwise for `fail_mode` (94b): what is not ours is relayed, never refused.",
 }
 
 
@@ -162,9 +162,8 @@ def page() -> str:
     ]
     for number, told in CASES.items():
         cells = [f"[{_words(name)}]({name.partition('::')[0]})" for name in tests.get(number, [])]
-        if number in OTHERWISE:
-            cells.insert(0, OTHERWISE[number])
-        lines.append(f"| {number} | {told} | {'; '.join(cells)} |")
+        reason = OTHERWISE.get(number, "")
+        lines.append(f"| {number} | {told} | {' '.join([reason, '; '.join(cells)]).strip()} |")
     return "\n".join(lines) + "\n"
 
 

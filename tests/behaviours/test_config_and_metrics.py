@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+import subprocess
+from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import pytest
 
 from cachesvc.settings import Embed, Settings
-from tests.behaviours.stack import proxy_settings, said, stack, vector
+from tests.behaviours.stack import PARAPHRASE, RESET, near, proxy_settings, said, stack
+from tests.end_to_end.stack import COMMAND, clean_environment
 from tests.proxy.rig import always, eventually, started
 from tests.servers import RawServer, answer
 
-RESET, PARAPHRASE = "How do I reset it?", "How is it reset?"
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.case(86)
@@ -22,6 +27,25 @@ async def test_headers_may_be_switched_off(database_url: str) -> None:
         assert hit.body == first.body
         names = {name.lower() for name, _ in hit.headers}
         assert not [name for name in names if "cache" in name or name == "age"]
+
+
+@pytest.mark.case(22)
+@pytest.mark.case(86)
+async def test_the_headers_may_be_named_as_aisix_names_them(database_url: str) -> None:
+    async with stack(database_url, {"header_names": "aisix"}) as run:
+        near(run)
+        told: list[tuple[str | None, ...]] = []
+        skip = [("x-higress-skip-ai-cache", "on")]
+        for text in (RESET, RESET, PARAPHRASE, "skipped"):
+            headers = skip if text == "skipped" else []
+            got = await run.expect(None, text, headers=headers, kept=not told)
+            names = ("x-aisix-cache", "x-aisix-cache-layer", "x-aisix-cache-similarity")
+            told.append(tuple(got[name] for name in names))
+        *plain, (status, layer, similarity), bypass = told
+        assert plain == [("miss", None, None), ("hit", "exact", None)]
+        assert (status, layer) == ("hit", "semantic")
+        assert re.fullmatch(r"0\.[0-9]{4}", similarity or "")
+        assert bypass == ("bypass", None, None)
 
 
 @pytest.mark.case(87)
@@ -55,7 +79,7 @@ async def test_a_value_out_of_range_is_refused_by_name(
 @pytest.mark.case(87)
 async def test_either_tier_may_stand_alone(database_url: str) -> None:
     async with stack(database_url, {"tiers": ["semantic"]}) as run:
-        run.provider.vectors |= {RESET: vector(1.0), PARAPHRASE: vector(0.99)}
+        near(run)
         await run.expect("MISS", RESET)
         await run.expect("HIT semantic", RESET)
         await run.expect("HIT semantic", PARAPHRASE)
@@ -67,7 +91,7 @@ async def test_semantic_settings_without_the_tier_are_kept_and_do_nothing(
 ) -> None:
     policy = {"tiers": ["exact"], "threshold": 0.5, "top_k": 9, "semantic_ttl_seconds": 9}
     async with stack(database_url, policy) as run:
-        run.provider.vectors |= {RESET: vector(1.0), PARAPHRASE: vector(0.99)}
+        near(run)
         await run.expect("MISS", RESET)
         await run.expect("MISS", PARAPHRASE)
         assert run.provider.texts == []
@@ -78,33 +102,27 @@ async def test_semantic_settings_without_the_tier_are_kept_and_do_nothing(
 @pytest.mark.case(90)
 async def test_every_outcome_is_counted_once_under_its_labels(database_url: str) -> None:
     async with stack(database_url, {}) as run:
-        run.provider.vectors |= {RESET: vector(1.0), PARAPHRASE: vector(0.99)}
+        near(run)
         await run.expect("MISS", RESET)
         embedded = await run.metric("cachesvc_embedding_seconds_count")
         await run.expect("HIT exact", RESET)
         assert await run.metric("cachesvc_embedding_seconds_count") == embedded
         await run.expect("HIT semantic", PARAPHRASE)
         await run.expect("BYPASS", headers=[("x-higress-skip-ai-cache", "on")])
-        wanted = {
-            ("miss", ""): 1.0,
-            ("hit", "exact"): 1.0,
-            ("hit", "semantic"): 1.0,
-            ("bypass", ""): 1.0,
-        }
 
-        async def counted() -> bool:
-            found = {
-                (outcome, tier): await run.metric(
-                    "cachesvc_lookups_total", policy="p", outcome=outcome, tier=tier
-                )
-                for outcome, tier in wanted
-            }
-            # A miss that both tiers judged is told with the tier that was asked last.
-            found["miss", ""] = await run.metric("cachesvc_lookups_total", outcome="miss")
-            return found == wanted
+        async def counted(**labels: str) -> float:
+            return await run.metric("cachesvc_lookups_total", policy="p", **labels)
 
-        await eventually(counted)
-        assert await run.metric("cachesvc_lookups_total") == 4
+        async def all_counted() -> bool:
+            return await counted() == 4
+
+        await eventually(all_counted)
+        for outcome in ("miss", "bypass"):
+            assert await counted(outcome=outcome) == 1
+        for tier in ("exact", "semantic"):
+            assert await counted(outcome="hit", tier=tier) == 1
+        await run.expect("HIT exact", RESET)
+        assert (await counted(outcome="hit", tier="exact"), await counted()) == (2, 5)
 
 
 @pytest.mark.case(91)
@@ -114,8 +132,18 @@ async def test_an_unknown_policy_field_is_refused_and_an_old_policy_gets_default
     async with stack(database_url, {}) as run:
         got = await run.call("PUT", "/policies/q", {"thresold": 0.5})
         assert (got.status, b"thresold" in got.body) == (422, True)
-        policy = await run.admin("GET", "/policies/p")
-        assert (policy["threshold"], policy["ttl_seconds"]) == (0.92, 3600)
+        connection = await asyncpg.connect(database_url)
+        try:
+            await connection.execute("UPDATE policies SET document = '{\"threshold\": 0.5}'")
+        finally:
+            await connection.close()
+
+        async def read_again() -> bool:
+            policy = await run.admin("GET", "/policies/p")
+            told = [policy[name] for name in ("threshold", "ttl_seconds", "tiers", "sharing")]
+            return told == [0.5, 3600, ["exact", "semantic"], "credential"]
+
+        await eventually(read_again)
 
 
 @pytest.mark.case(92)
@@ -130,6 +158,39 @@ async def test_azure_gets_the_api_key_header_and_never_authorization(database_ur
         for seen in azure.seen:
             assert seen.values("api-key") == ["s3cret"]
             assert seen.values("authorization") == []
+
+
+@pytest.mark.case(87)
+@pytest.mark.case(93)
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("EMBED_PROVIDER", "both", "embed.provider: is 'both'; must be local, openai"),
+        ("EMBED_PROVIDER", "azure_openai", "embed.base_url: is required"),
+        ("EMBED_BASE_URL", "http://x", "embed.provider: is 'local', which takes no base_url"),
+        ("PROXY_UPSTREAM", "https://api.openai.com/v1", "write 'https://api.openai.com'"),
+        ("PROXY_LOOKUP_BUDGET_MS", "-1", "proxy.lookup_budget_ms: is -1; must be 1 to"),
+        ("PROXY_LISTEN", "nowhere", "proxy.listen: is 'nowhere'; must be HOST:PORT"),
+        ("PROXY_CREDENTIAL_PROOF_SECONDS", "soon", "PROOF_SECONDS: is 'soon'"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start_with_one_line(
+    tmp_path: Path, name: str, value: str, told: str
+) -> None:
+    secret = "s3cret-s3cret-s3cret"
+    wrong = {f"CACHESVC_{name}": value, "CACHESVC_PROXY_SCOPE_SECRET": secret}
+    done = subprocess.run(
+        [COMMAND, "proxy", "--data-dir", str(tmp_path)],
+        env=clean_environment(**wrong),
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode != 0
+    (line,) = done.stderr.strip().splitlines()
+    assert told in line
+    assert secret not in line
 
 
 @pytest.mark.case(93)

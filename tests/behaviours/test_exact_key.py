@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.behaviours.stack import proxy_settings, stack
+from tests.behaviours.stack import PARAPHRASE, RESET, near, proxy_settings, stack
 from tests.proxy.rig import started
 
 if TYPE_CHECKING:
@@ -79,8 +79,10 @@ async def test_the_order_of_keys_does_not_matter_at_any_depth(run: Stack) -> Non
 
 @pytest.mark.case(11)
 async def test_the_order_of_tools_matters(run: Stack) -> None:
-    await run.expect("MISS", tools=[ADD, SUB])
-    await run.expect("MISS", tools=[SUB, ADD])
+    orders = [ADD, SUB], [SUB, ADD]
+    answers = [(await run.expect("MISS", tools=order)).body for order in orders]
+    for order, body in zip(orders, answers, strict=True):
+        assert (await run.expect("HIT exact", tools=order)).body == body
 
 
 @pytest.mark.case(12)
@@ -135,6 +137,9 @@ async def test_an_explicit_null_is_stable_and_is_not_absent(run: Stack) -> None:
     await run.expect("MISS", stop=None)
     await run.expect("HIT exact", stop=None)
     await run.expect("MISS")
+    inner = [{"role": "user", "content": "Hello", "refusal": None}]
+    await run.expect("MISS", messages=inner)
+    await run.expect("HIT exact", messages=inner)
 
 
 @pytest.mark.case(17)
@@ -178,12 +183,16 @@ async def test_no_separator_in_a_value_forges_another_scope(database_url: str) -
 
 
 @pytest.mark.case(21)
-async def test_policies_generations_and_keys_never_share(run: Stack) -> None:
-    await run.expect("MISS")
-    await run.expect("MISS", key="bob")
-    await run.policy("q", priority=1, **EXACT)
-    await run.expect("MISS")
-    await run.admin("POST", "/cache/purge", {"policy_id": "q"})
-    await run.holds(2)
-    await run.expect("MISS")
-    await run.expect("HIT exact")
+async def test_neither_generations_nor_policies_nor_keys_share_in_either_tier(
+    database_url: str,
+) -> None:
+    async with stack(database_url, {}) as run:
+        near(run)
+        await run.expect("MISS", RESET)
+        await run.expect("MISS", PARAPHRASE, key="bob")
+        await run.policy("q", priority=1)
+        await run.expect("MISS", PARAPHRASE)
+        await run.admin("POST", "/cache/purge", {"policy_id": "q"})
+        await run.holds(2)
+        await run.expect("MISS", RESET)
+        await run.expect("HIT semantic", PARAPHRASE)

@@ -1,4 +1,4 @@
-"""Cases 44 to 50: nobody gets what is another's."""
+"""Cases 43 to 50: nobody gets what is another's."""
 
 from __future__ import annotations
 
@@ -6,27 +6,30 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.behaviours.stack import proxy_settings, stack, vector
+from tests.behaviours.stack import (
+    PARAPHRASE,
+    RESET,
+    near,
+    proxy_settings,
+    stack,
+)
 from tests.proxy.rig import started
 from tests.servers import RawServer
 
 if TYPE_CHECKING:
     from tests.behaviours.stack import Stack
 
-RESET, PARAPHRASE = "How do I reset it?", "How is it reset?"
-
-
-def near(run: Stack) -> None:
-    run.provider.vectors |= {RESET: vector(1.0), PARAPHRASE: vector(0.97)}
-
 
 @pytest.mark.case(44)
+@pytest.mark.case(50)
 async def test_each_key_has_its_own_answers_unless_the_policy_shares(database_url: str) -> None:
     async with stack(database_url, {}) as run:
         near(run)
-        await run.expect("MISS", RESET)
-        await run.expect("MISS", RESET, key="bob")
+        own = {key: (await run.expect("MISS", RESET, key=key)).body for key in ("alice", "bob")}
         await run.expect("MISS", PARAPHRASE, key="carol")
+        for key, body in own.items():
+            assert (await run.expect("HIT exact", RESET, key=key)).body == body
+            assert (await run.expect("HIT semantic", PARAPHRASE, key=key)).body == body
         await run.policy(sharing="shared")
         await run.expect("MISS", RESET)  # under another scope than before
         await run.expect("MISS", PARAPHRASE, key="dave")  # has shown nothing yet
@@ -44,6 +47,19 @@ async def test_a_shared_answer_is_found_by_meaning_across_keys(database_url: str
         await run.expect("HIT semantic", PARAPHRASE, key="carol")
 
 
+@pytest.mark.case(44)
+async def test_the_same_key_in_another_header_is_another_caller(database_url: str) -> None:
+    async with stack(database_url, {}) as run:
+        near(run)
+        forms = [("authorization", "Bearer k"), ("x-api-key", "k"), ("api-key", "k")]
+        for form in forms:
+            await run.expect("MISS", RESET, key=None, headers=[form])
+        await run.expect("MISS", PARAPHRASE, key=None, headers=forms)
+        await run.expect("MISS", PARAPHRASE, key=None)
+        for form in forms:
+            await run.expect("HIT exact", RESET, key=None, headers=[form])
+
+
 @pytest.mark.case(45)
 @pytest.mark.case(50)
 @pytest.mark.case(20)
@@ -59,26 +75,49 @@ async def test_a_header_may_tell_tenants_apart_in_both_tiers(database_url: str) 
         await run.expect("MISS", RESET)
 
 
+@pytest.mark.case(43)
 @pytest.mark.case(46)
-async def test_two_policies_are_two_unless_one_rules_both(database_url: str) -> None:
-    async with stack(database_url, {"applies_to": "model:a"}) as run:
-        await run.policy("q", applies_to="model:b")
-        await run.expect("MISS", model="a")
-        await run.expect("MISS", model="b")
-        await run.policy("r", priority=1)
-        await run.expect("MISS", model="a")
-        await run.expect("HIT exact", model="a")
+@pytest.mark.case(21)
+async def test_the_very_same_request_under_another_policy_finds_only_its_own(
+    database_url: str,
+) -> None:
+    async with stack(database_url, {}) as run:
+        near(run)
+        first = await run.expect("MISS", RESET)
+        await run.policy("q", priority=1)
+        second = await run.expect("MISS", PARAPHRASE)
+        assert (await run.expect("HIT semantic", RESET)).body == second.body
+        await run.policy("q", priority=-1)
+        assert (await run.expect("HIT exact", RESET)).body == first.body
+        assert (await run.expect("HIT semantic", PARAPHRASE)).body == first.body
+        await run.policy("q", priority=1)
+        assert (await run.expect("HIT exact", PARAPHRASE)).body == second.body
+
+
+@pytest.mark.case(46)
+async def test_two_proxies_under_one_policy_share_its_answers(database_url: str) -> None:
+    async with stack(database_url, {}) as run:
+        near(run)
+        first = await run.expect("MISS", RESET)
+        async with started(proxy_settings(run)) as url:
+            assert (await run.expect("HIT exact", RESET, url=url)).body == first.body
+            assert (await run.expect("HIT semantic", PARAPHRASE, url=url)).body == first.body
+        async with started(proxy_settings(run, scope_secret="another secret")) as url:
+            await run.expect("MISS", RESET, url=url)
 
 
 @pytest.mark.case(47)
+@pytest.mark.case(48)
 async def test_two_upstreams_on_one_store_do_not_meet(database_url: str) -> None:
     async with stack(database_url, {}) as run:
         near(run)
         first = await run.expect("MISS", RESET)
         async with RawServer(run.upstream.script) as other:
             async with started(proxy_settings(run, upstream=other.url)) as url:
-                second = await run.expect("MISS", RESET, url=url)
-                await run.expect("HIT exact", RESET, url=url)
+                second = await run.expect("MISS", PARAPHRASE, url=url)
+                await run.expect("HIT exact", PARAPHRASE, url=url)
+                assert (await run.expect("HIT semantic", RESET, url=url)).body == second.body
+            assert (await run.expect("HIT exact", RESET)).body == first.body
             same = proxy_settings(run, upstream=other.url, upstream_name=_name(run))
             async with started(same) as url:
                 assert (await run.expect("HIT exact", RESET, url=url)).body == first.body

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.behaviours.stack import said, stack, vector
+from tests.behaviours.stack import PARAPHRASE, RESET, said, stack, vector
 from tests.dialects.samples import BY_NAME, SAMPLES
 from tests.proxy.rig import STREAM, always
 from tests.servers import answer
@@ -66,11 +66,12 @@ async def test_every_protocol_is_replayed_byte_for_byte(database_url: str, sampl
 @pytest.mark.case(74)
 @pytest.mark.case(78)
 @STREAMED
+@pytest.mark.parametrize("first", [True, False])
 async def test_a_stream_is_replayed_as_a_stream_and_never_for_one_who_wants_json(
-    database_url: str, sample: Sample
+    database_url: str, sample: Sample, first: bool
 ) -> None:
     async with stack(database_url, {}, as_asked(sample)) as run:
-        for stream in (True, False):
+        for stream in (first, not first):
             assert said(await call(run, sample, stream=stream)) == "MISS"
         await run.holds(2)
         streamed = await call(run, sample, stream=True)
@@ -93,9 +94,11 @@ async def test_a_stream_without_its_end_is_never_kept(
     async with stack(database_url, {}) as run:
         for cut in cuts:
             run.upstream.script = sending(cut, framing)
+            before = len(run.upstream.seen)
             for _ in range(2):
                 assert said(await call(run, sample, stream=True)) == "MISS"
-        assert len(run.upstream.seen) == 6
+                await run.refused(len(run.upstream.seen))
+            assert len(run.upstream.seen) == before + 2
         run.upstream.script = sending(sample.stream_answer + b": bye\n\n", framing)
         assert said(await call(run, sample, stream=True)) == "MISS"
         await run.holds(1)
@@ -118,6 +121,7 @@ async def test_what_came_decides_how_it_is_replayed_and_not_what_was_asked(
 
 @pytest.mark.case(84)
 @pytest.mark.case(38)
+@pytest.mark.case(78)
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("name", "request_of"),
@@ -144,9 +148,46 @@ async def test_a_paraphrase_hits_in_every_text_protocol(
 
         assert said(await ask_for("How?")) == "MISS"
         await run.holds(1)
+        other = {"model": "m", "stream": not stream, **request_of("How so?")}
+        assert said(await run.post(sample.dialect.path, other)) == "MISS"
+        await run.holds(2)
         hit = await ask_for("How so?")
         assert said(hit) == "HIT semantic"
         assert hit.body == (sample.stream_answer if stream else sample.json_answer)
+
+
+@pytest.mark.case(95)
+@pytest.mark.case(44)
+async def test_what_one_anthropic_key_or_version_asked_is_not_anothers(database_url: str) -> None:
+    sample = BY_NAME["anthropic-messages"]
+    async with stack(database_url, {}, as_asked(sample)) as run:
+
+        async def ask_for(key: str, version: str) -> str | None:
+            told = [("x-api-key", key), ("anthropic-version", version)]
+            return said(await run.post(sample.dialect.path, sample.request, key=None, headers=told))
+
+        callers = [("a", "2023-06-01"), ("b", "2023-06-01"), ("a", "2024-01-01")]
+        for number, caller in enumerate(callers, 1):
+            assert await ask_for(*caller) == "MISS"
+            await run.holds(number)
+        for caller in callers:
+            assert await ask_for(*caller) == "HIT exact"
+
+
+@pytest.mark.case(95)
+async def test_embeddings_are_answered_by_equality_alone(database_url: str) -> None:
+    sample = BY_NAME["openai-embeddings"]
+    async with stack(database_url, {}, as_asked(sample)) as run:
+        run.provider.vectors |= {RESET: vector(1.0), PARAPHRASE: vector(1.0)}
+
+        async def embed(text: str) -> str | None:
+            return said(await run.post(sample.dialect.path, {"model": "m", "input": text}))
+
+        for number, text in enumerate((RESET, PARAPHRASE), 1):
+            assert await embed(text) == "MISS"
+            await run.holds(number)
+            assert await embed(text) == "HIT exact"
+        assert run.provider.texts == []
 
 
 @pytest.mark.case(38)

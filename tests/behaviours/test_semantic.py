@@ -1,23 +1,38 @@
-"""Cases 22 to 43: which two questions may share an answer."""
+"""Cases 22 to 30 and 39 to 42: which two questions may share an answer."""
 
 from __future__ import annotations
 
+import base64
+import json
+import math
+import struct
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from cachesvc.settings import Embed, Settings
-from tests.behaviours.stack import Stack, proxy_settings, said, stack, vector
-from tests.dialects.samples import BY_NAME
+from tests.behaviours.stack import (
+    PARAPHRASE,
+    RESET,
+    Stack,
+    near,
+    proxy_settings,
+    said,
+    stack,
+    system,
+    user,
+    vector,
+)
 from tests.proxy.fakes import FakeProvider
-from tests.proxy.rig import always, eventually, started
-from tests.servers import answer
+from tests.proxy.rig import eventually, started
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-RESET, PARAPHRASE, PRICE = "How do I reset it?", "How is it reset?", "What does it cost?"
+    from tests.servers import Got
+
+PRICE = "What does it cost?"
 
 
 @pytest.fixture
@@ -25,18 +40,6 @@ async def run(database_url: str) -> AsyncIterator[Stack]:
     async with stack(database_url, {"threshold": 0.9}) as running:
         near(running)
         yield running
-
-
-def near(running: Stack, cosine: float = 0.97) -> None:
-    running.provider.vectors |= {RESET: vector(1.0), PARAPHRASE: vector(cosine)}
-
-
-def system(text: str, question: str) -> list[dict[str, Any]]:
-    return [{"role": "system", "content": text}, {"role": "user", "content": question}]
-
-
-def user(content: Any) -> dict[str, Any]:
-    return {"role": "user", "content": content}
 
 
 @pytest.mark.case(22)
@@ -78,6 +81,7 @@ async def test_an_unrelated_question_misses(run: Stack) -> None:
         (0.9, 0.85, "HIT semantic"),
         (0.706, 0.8, "MISS"),
         (0.706, 0.6, "HIT semantic"),
+        (1.0, 1.0, "HIT semantic"),
     ],
 )
 async def test_the_threshold_decides(
@@ -92,11 +96,15 @@ async def test_the_threshold_decides(
 
 
 @pytest.mark.case(26)
-async def test_the_nearest_of_two_answers(run: Stack) -> None:
+@pytest.mark.parametrize("order", [("far", "nearer"), ("nearer", "far")])
+async def test_the_nearest_of_two_answers_whichever_came_first(
+    run: Stack, order: tuple[str, str]
+) -> None:
     run.provider.vectors |= {"far": vector(0.92, 2), "nearer": vector(0.97, 3)}
-    await run.expect("MISS", "far")
-    nearer = await run.expect("MISS", "nearer")
-    assert (await run.expect("HIT semantic", RESET)).body == nearer.body
+    answers = {text: (await run.expect("MISS", text)).body for text in order}
+    hit = await run.expect("HIT semantic", RESET)
+    assert hit.body == answers["nearer"]
+    assert float(hit["x-ai-cache-similarity"] or 0) == pytest.approx(0.97, abs=1e-3)
 
 
 @pytest.mark.case(27)
@@ -132,162 +140,97 @@ async def test_everything_outside_the_window_must_be_equal(database_url: str) ->
         await run.expect("MISS", messages=[user("one"), user(PARAPHRASE)])
 
 
-@pytest.mark.case(31)
-async def test_the_window_counts_messages_back_that_are_not_ignored(database_url: str) -> None:
-    talk = [
-        *system("Be brief.", "one"),
-        {"role": "assistant", "content": "1"},
-        user("two"),
-    ]
-    texts = {
-        (1, ("system", "assistant")): "two",
-        (2, ("system", "assistant")): "one\ntwo",
-        (1000, ("assistant",)): "Be brief.\none\ntwo",
-        (1000, ()): "Be brief.\none\n1\ntwo",  # the whole conversation
-    }
-    async with stack(database_url, {}) as run:
-        for (window, ignored), text in texts.items():
-            await run.policy(window=window, ignore_roles=list(ignored))
-            await run.chat(messages=talk, seed=window + len(ignored))
-            assert run.provider.texts[-1] == text
-
-
-@pytest.mark.case(31)
-async def test_a_path_may_say_what_is_compared(database_url: str) -> None:
-    talk = [user("one"), {"role": "assistant", "content": "1"}, user("two")]
-    texts = {
-        "$.messages[-1].content": "two",
-        "$.messages[?@.role=='user'].content": "one\ntwo",
-        "$.messages[0].content": "one",
-    }
-    async with stack(database_url, {}) as run:
-        for extract, text in texts.items():
-            await run.policy(extract=extract, window=1000)
-            await run.chat(messages=talk, user=extract)
-            assert run.provider.texts[-1] == text
-
-
-@pytest.mark.case(32)
-@pytest.mark.case(33)
-async def test_text_blocks_are_one_text_and_an_image_ends_the_comparing(run: Stack) -> None:
-    blocks = [{"type": "text", "text": "a\\b"}, {"type": "text", "text": "c\nd"}]
-    await run.expect("MISS", messages=[user(blocks)])
-    assert run.provider.texts == ["a\\\\b\nc\\nd"]
-    image = {"type": "image_url", "image_url": {"url": "http://x/y.png"}}
-    seen = [user([{"type": "text", "text": RESET}, image])]
-    await run.expect("MISS", RESET)
-    embedded = len(run.provider.texts)
-    await run.expect("MISS", messages=seen)
-    await run.expect("HIT exact", messages=seen)
-    assert len(run.provider.texts) == embedded
-
-
-@pytest.mark.case(34)
-async def test_odd_shapes_do_no_harm(run: Stack) -> None:
-    odd: list[tuple[Any, bool]] = [
-        ([{**user(RESET), "tool_calls": []}], True),
-        ([user({"type": "text", "text": "x"})], False),
-        ([None], False),
-        ([3, user("x")], False),
-        ([{"role": "assistant", "content": None}, user("x")], True),
-        ("messages", False),
-        ([], False),
-    ]
-    for shape, judged in odd:
-        got = await run.chat(messages=shape)
-        assert got.status == 200
-        assert (said(got) is not None) == judged, shape
-    assert run.provider.texts[0] == RESET
-
-
-@pytest.mark.case(35)
-@pytest.mark.parametrize(
-    "message",
-    [
-        {"role": "tool", "tool_call_id": "1", "content": RESET},
-        {"role": "user", "name": "ann", "content": RESET},
-        {"role": "function", "name": "f", "content": RESET},
-        {"role": "assistant", "content": RESET, "tool_calls": [{"id": "1"}]},
-        {"role": "assistant", "content": RESET, "function_call": {"name": "f"}},
-    ],
-)
-async def test_tools_and_names_are_judged_by_equality_alone(
-    run: Stack, message: dict[str, Any]
-) -> None:
-    talk = [message, user(RESET)]
-    await run.expect("MISS", messages=talk)
-    await run.expect("HIT exact", messages=talk)
-    await run.expect("MISS", messages=[message, user(PARAPHRASE)])
-    assert run.provider.texts == []
-
-
-@pytest.mark.case(36)
-async def test_a_turn_cannot_be_forged_inside_a_message(database_url: str) -> None:
-    async with stack(database_url, {"window": 1000, "ignore_roles": []}) as run:
-        await run.expect("MISS", messages=[user("a\nassistant: b")])
-        await run.expect("MISS", messages=[user("a"), {"role": "assistant", "content": "b"}])
-        await run.expect("MISS", messages=[user("a\nb")])
-        await run.expect("MISS", messages=[user("a"), user("b")])
-        # One text is taken as it is; two are joined. Where they look the same, the partition tells.
-        assert run.provider.texts == ["a\nassistant: b", "a\nb", "a\nb", "a\nb"]
-
-
-@pytest.mark.case(37)
-async def test_white_space_is_not_embedded(run: Stack) -> None:
-    await run.expect("MISS", " \n\t ")
-    await run.expect("HIT exact", " \n\t ")
-    assert run.provider.texts == []
-
-
-@pytest.mark.case(38)
-async def test_responses_have_a_semantic_tier_too(run: Stack) -> None:
-    async def respond(text: str) -> str | None:
-        return said(await run.post("/v1/responses", {"model": "m", "input": text, "store": False}))
-
-    run.upstream.script = always(answer(BY_NAME["openai-responses"].json_answer))
-    assert await respond(RESET) == "MISS"
-    await run.holds(1)
-    assert await respond(PARAPHRASE) == "HIT semantic"
+@pytest.mark.case(30)
+async def test_where_everything_is_in_the_window_everything_is_compared(database_url: str) -> None:
+    policy = {"threshold": 0.9, "window": 4, "ignore_roles": []}
+    async with stack(database_url, policy) as run:
+        run.provider.vectors |= {f"A\n{RESET}": vector(1.0), f"B\n{PARAPHRASE}": vector(0.95)}
+        first = await run.expect("MISS", messages=system("A", RESET))
+        hit = await run.expect("HIT semantic", messages=system("B", PARAPHRASE))
+        assert hit.body == first.body
+        forged = [{**message, "role": "user"} for message in system("B", PARAPHRASE)]
+        await run.expect("MISS", messages=forged)
 
 
 @pytest.mark.case(39)
 @pytest.mark.case(41)
-async def test_other_dimensions_and_empty_vectors_never_hit(database_url: str) -> None:
+async def test_other_dimensions_and_vectors_without_likeness_never_hit(database_url: str) -> None:
     async with stack(database_url, {"threshold": 0.0, "sharing": "shared"}) as run:
 
-        async def look_up(embedding: list[float]) -> Any:
+        async def look_up(embedding: Any) -> Got:
             asked = {"policy_id": "p", "embedding": embedding}
             return await run.call("POST", "/cache/lookup", asked)
 
         stored = {"policy_id": "p", "embedding": vector(1.0), "response": 1, "prompt_text": "q"}
         await run.admin("POST", "/cache/put", stored)
-        assert b'"hit":true' in (await look_up(vector(0.5))).body
+        longer = {**stored, "embedding": [1.0] * 9, "response": 2}
         for other in ([1.0], [1.0] * 9, vector(0.0), vector(-0.5)):
             found = await look_up(other)
             assert (found.status, b'"hit":false' in found.body) == (200, True)
-        assert (await look_up([0.0] * 8)).status == 422
+        await run.admin("POST", "/cache/put", longer)
+        for embedding, response in ((vector(0.5), 1), ([1.0] * 9, 2)):
+            answered = json.loads((await look_up(embedding)).body)
+            assert (answered["hit"], answered["response"]) == (True, response)
+
+
+@pytest.mark.case(39)
+async def test_a_vector_without_direction_is_refused_and_never_compared(database_url: str) -> None:
+    async with stack(database_url, {"threshold": 0.0, "sharing": "shared"}) as run:
+        for numbers in ([0.0] * 8, [1e-13] * 8, [math.nan] * 8, [math.inf, *[0.0] * 7]):
+            packed = base64.b64encode(struct.pack("<8f", *numbers)).decode()
+            for path in ("/cache/lookup", "/cache/put"):
+                asked = {"policy_id": "p", "embedding": packed, "response": 1}
+                got = await run.call("POST", path, asked)
+                assert (got.status, b"embedding" in got.body) == (422, True), numbers
+        await run.holds(0)
 
 
 @pytest.mark.case(40)
-async def test_another_model_with_the_same_vectors_never_meets_the_old_ones(run: Stack) -> None:
+@pytest.mark.parametrize("other", ["model", "endpoint", "provider"])
+async def test_another_embedder_with_the_same_vectors_never_meets_the_old_ones(
+    run: Stack, other: str
+) -> None:
     await run.expect("MISS", RESET)
     async with AsyncExitStack() as parts:
         twin = FakeProvider(vectors=run.provider.vectors)
         await parts.enter_async_context(twin.server)
-        table = Embed(provider="openai", base_url=f"{twin.server.url}/v1", model="another")
+        old = run.provider.server.url
+        table = {
+            "model": Embed(provider="openai", base_url=f"{old}/v1", model="another"),
+            "endpoint": Embed(provider="openai", base_url=f"{twin.server.url}/v1"),
+            "provider": Embed(provider="azure_openai", base_url=old, model="m", api_key="k"),
+        }[other]
         settings = Settings(proxy=proxy_settings(run).proxy, embed=table)
         url = await parts.enter_async_context(started(settings))
-        await run.expect("MISS", PARAPHRASE, url=url)
+        own = await run.expect("MISS", PARAPHRASE, url=url)
         await run.expect("HIT exact", RESET, url=url)  # the very same request needs no vector
-    await run.expect("HIT exact", PARAPHRASE)
+        run.provider.vectors["again"] = vector(0.98, 2)
+        assert (await run.expect("HIT semantic", "again", url=url)).body == own.body
 
 
 @pytest.mark.case(42)
-@pytest.mark.case(43)
-async def test_what_lies_in_another_partition_or_policy_is_invisible(run: Stack) -> None:
+async def test_the_same_vector_in_another_partition_is_invisible(run: Stack) -> None:
     run.provider.vectors |= {"same": vector(1.0), "again": vector(1.0)}
-    await run.expect("MISS", messages=system("one", "same"))
+    first = await run.expect("MISS", messages=system("one", "same"))
     await run.expect("MISS", messages=system("two", "again"))
-    await run.policy("q", threshold=0.9, applies_to="model:q")
-    await run.expect("MISS", messages=system("one", "again"), model="q")
-    await run.expect("HIT semantic", messages=system("one", "again"))
+    assert (await run.expect("HIT semantic", messages=system("one", "again"))).body == first.body
+
+
+@pytest.mark.case(42)
+async def test_one_partition_among_many_with_the_same_vector_finds_its_own(
+    database_url: str,
+) -> None:
+    async with stack(database_url, {"sharing": "shared"}) as run:
+
+        def put(number: int) -> dict[str, Any]:
+            part = f"{number:064x}"
+            vectors = {"embedding": vector(1.0), "partition": part, "prompt_text": "q"}
+            return {"policy_id": "p", "response": number, **vectors}
+
+        for number in range(60):
+            await run.admin("POST", "/cache/put", put(number))
+        for number in (0, 29, 59):
+            asked = {"policy_id": "p", "embedding": vector(0.97), "partition": f"{number:064x}"}
+            assert (await run.admin("POST", "/cache/lookup", asked))["response"] == number
+        nowhere = {"policy_id": "p", "embedding": vector(1.0), "partition": "f" * 64}
+        assert not (await run.admin("POST", "/cache/lookup", nowhere))["hit"]

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.behaviours.stack import said, stack, vector
+from tests.behaviours.stack import PARAPHRASE, RESET, near, said, stack, vector
 from tests.proxy.rig import eventually
+
+if TYPE_CHECKING:
+    from tests.servers import Got
+
+
+def ttl_of(hit: Got) -> int:
+    """The seconds that the answer may still be kept, as `Cache-Status` tells them."""
+    return int((hit["cache-status"] or "").partition("ttl=")[2].partition(";")[0])
 
 
 @pytest.mark.case(59)
@@ -37,10 +46,34 @@ async def test_an_answer_lives_as_long_as_its_policy_says_however_often_it_is_re
 @pytest.mark.case(59)
 async def test_s_maxage_shortens_one_answers_life_in_both_tiers(database_url: str) -> None:
     async with stack(database_url, {}) as run:
-        await run.expect("MISS", headers=[("cache-control", "s-maxage=100")])
-        hit = await run.expect("HIT exact")
-        ttl = int((hit["cache-status"] or "").partition("ttl=")[2].partition(";")[0])
-        assert 90 <= ttl <= 100
+        near(run)
+        await run.expect("MISS", RESET, headers=[("cache-control", "s-maxage=100")])
+        for hit in (
+            await run.expect("HIT exact", RESET),
+            await run.expect("HIT semantic", PARAPHRASE),
+        ):
+            assert 90 <= ttl_of(hit) <= 100
+
+
+@pytest.mark.case(59)
+async def test_each_tier_has_a_lifetime_and_nobody_asks_for_a_longer_one(database_url: str) -> None:
+    async with stack(database_url, {"ttl_seconds": 600, "semantic_ttl_seconds": 60}) as run:
+        near(run)
+        await run.expect("MISS", RESET, headers=[("cache-control", "s-maxage=9999")])
+        assert 590 <= ttl_of(await run.expect("HIT exact", RESET)) <= 600
+        assert 50 <= ttl_of(await run.expect("HIT semantic", PARAPHRASE)) <= 60
+
+
+@pytest.mark.case(59)
+async def test_a_shorter_lifetime_acts_at_once_and_a_longer_one_revives_nothing(
+    database_url: str,
+) -> None:
+    async with stack(database_url, {"ttl_seconds": 100}) as run:
+        await run.expect("MISS")
+        await run.policy(ttl_seconds=50)
+        assert 40 <= ttl_of(await run.expect("HIT exact")) <= 50
+        await run.policy(ttl_seconds=3600)
+        assert ttl_of(await run.expect("HIT exact")) <= 100
 
 
 @pytest.mark.case(61)
@@ -55,8 +88,7 @@ async def test_an_alias_never_outlives_the_answer_it_points_at(database_url: str
 
         await eventually(aliased)
         hit = await run.expect("HIT exact", "b")
-        ttl = int((hit["cache-status"] or "").partition("ttl=")[2].partition(";")[0])
-        assert ttl <= 60
+        assert ttl_of(hit) <= 60
         assert "detail=alias" in (hit["cache-status"] or "")
 
 

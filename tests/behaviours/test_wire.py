@@ -60,6 +60,42 @@ async def test_an_unknown_policy_is_told_by_code_and_the_request_is_served(
         assert (await run.chat()).status == 200
 
 
+@pytest.mark.case(1)
+async def test_the_wires_own_numbers_and_answers_travel_unchanged(database_url: str) -> None:
+    """A float32 in JSON, an answer with an empty text and every usage field, and no exact key."""
+    usage = {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11, "cached_tokens": 0}
+    whole = {**ANSWER, "finish_reason": {"other": "x"}, "usage": usage, "message": {"content": ""}}
+    async with stack(database_url, {"sharing": "shared", "threshold": 0.85}) as run:
+        await put(run, vector(1.0), response=whole, ttl_seconds=60)
+        body = {"policy_id": "p", "embedding": vector(0.9), "threshold": 0.8500000238418579}
+        found = json.loads((await run.call("POST", "/dp/cache/lookup", body)).body)
+        assert (found["hit"], found["response"]) == (True, whole)
+        looser = {**body, "embedding": vector(0.8), "threshold": 0.1}
+        assert not json.loads((await run.call("POST", "/dp/cache/lookup", looser)).body)["hit"]
+        tighter = {**body, "threshold": 0.95}
+        assert not json.loads((await run.call("POST", "/dp/cache/lookup", tighter)).body)["hit"]
+
+
+@pytest.mark.case(4)
+async def test_an_equal_put_replaces_and_leaves_no_twin(database_url: str) -> None:
+    async with stack(database_url, {"sharing": "shared"}) as run:
+        for number in (1, 2):
+            await put(run, vector(1.0), response={"number": number})
+        await run.holds(1)
+        assert json.loads((await look_up(run, vector(1.0))).body)["response"] == {"number": 2}
+
+
+@pytest.mark.case(6)
+async def test_the_closed_sketch_of_the_wire_is_refused_by_the_field_it_lacks(
+    database_url: str,
+) -> None:
+    async with stack(database_url, {"sharing": "shared"}) as run:
+        sketch = {"prompt": "q", "model": "m", "scope": "s", "similarity_threshold": 0.9}
+        for path in ("/dp/cache/lookup", "/dp/cache/put"):
+            got = await run.call("POST", path, {**sketch, "response": ANSWER})
+            assert (got.status, b"policy_id" in got.body) == (400, True)
+
+
 @pytest.mark.case(5)
 async def test_slashes_behind_the_services_url_do_no_harm(database_url: str) -> None:
     async with stack(database_url, {}, service_suffix="///") as run:

@@ -19,6 +19,7 @@ async def test_nothing_but_a_200_is_kept(database_url: str, status: str) -> None
     async with stack(database_url, {}, always(answer(completion(), status=status))) as run:
         got = await run.expect("MISS", kept=False)
         assert got.status == int(status.split()[0])
+        await run.refused(1)
         run.upstream.script = counting()
         await run.expect("MISS")
         await run.expect("HIT exact")
@@ -29,8 +30,9 @@ async def test_nothing_but_a_200_is_kept(database_url: str, status: str) -> None
 async def test_an_answer_over_the_cap_misses_every_time(database_url: str, cap: int) -> None:
     script = always(answer(completion("x" * 200)))
     async with stack(database_url, {"max_body_bytes": cap}, script) as run:
-        for _ in range(3):
+        for count in (1, 2, 3):
             await run.expect("MISS", kept=False)
+            await run.refused(count)
         assert len(run.upstream.seen) == 3
 
 
@@ -52,8 +54,9 @@ async def test_null_content_comes_back_as_null(database_url: str) -> None:
 async def test_an_answer_that_a_filter_stopped_is_not_kept(database_url: str, reason: str) -> None:
     script = always(answer(completion(finish_reason=reason)))
     async with stack(database_url, {}, script) as run:
-        for _ in range(2):
+        for count in (1, 2):
             await run.expect("MISS", kept=False)
+            await run.refused(count)
         run.upstream.script = always(answer(completion(finish_reason="length")))
         await run.expect("MISS")
         await run.expect("HIT exact")
