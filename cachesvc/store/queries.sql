@@ -328,6 +328,11 @@ WITH before AS MATERIALIZED (
         alias_floor = CASE
             WHEN p.document->'window' = excluded.document->'window'
                 AND p.document->'ignore_roles' = excluded.document->'ignore_roles'
+                -- Policies of before these fields have none of them.
+                AND coalesce(p.document->'extract', 'null') =
+                    coalesce(excluded.document->'extract', 'null')
+                AND coalesce(p.document->'embed', '""') =
+                    coalesce(excluded.document->'embed', '""')
             THEN p.alias_floor
             ELSE clock_timestamp()
         END

@@ -209,6 +209,8 @@ async def test_aliases_and_refreshes_at_once_leave_no_answer_of_a_replaced_entry
         ({"window": 1}, False),
         ({"window": 3}, False),
         ({"window": 2, "ignore_roles": ("system",)}, False),
+        ({"window": 2, "extract": "$.messages[0].content"}, False),
+        ({"window": 2, "embed": "another"}, False),
         ({"window": 2, "threshold": 0.5, "top_k": 9}, True),
     ],
 )
@@ -226,6 +228,17 @@ async def test_a_change_of_what_is_compared_ends_every_alias_for_good(
     assert await answers(stores) is answers_still
     assert await answers(stores, "origin")
     await stores.entries.add_alias(PLACE, key("other"), stored.entry_id, 0.95)
+    assert await answers(stores)
+
+
+async def test_aliases_of_a_policy_from_before_a_field_was_there_answer_still(
+    stores: Stores,
+) -> None:
+    await put_with_alias(stores)
+    assert await answers(stores)
+    older = "UPDATE policies SET document = document - 'extract' - 'embed' RETURNING id"
+    assert await stores.database.row(older)
+    await save(stores, 3600)
     assert await answers(stores)
 
 
