@@ -45,8 +45,7 @@ def load(path: str | None, flags: Mapping[str, Any] | None = None) -> Settings:
     for source in (file, environment, flagged):
         _read_secret_files(source)
         _merge(tree, source)
-    tree.setdefault("data_dir", "")
-    tree["data_dir"] = str(Path(tree["data_dir"] or default_data_dir()).expanduser().absolute())
+    _place_data(tree)
     tables = _take_tables(tree)
     try:
         settings = msgspec.convert(tree, Settings)
@@ -57,6 +56,24 @@ def load(path: str | None, flags: Mapping[str, Any] | None = None) -> Settings:
     return settings
 
 
+def revised(settings: Settings, flags: Mapping[str, Any]) -> Settings:
+    """A checked copy with `flags` laid over, as `load` lays them over a file.
+
+    Reads neither settings files nor CACHESVC_* again. Raises ConfigError.
+    """
+    tree: dict[str, Any] = msgspec.to_builtins(settings)
+    for dotted, value in flags.items():
+        if value is not None:
+            _set(tree, tuple(dotted.split(".")), value)
+    _place_data(tree)
+    try:
+        found = msgspec.convert(tree, Settings)
+    except msgspec.ValidationError as exc:
+        raise ConfigError(_one_line(str(exc))) from exc
+    check(found)
+    return found
+
+
 def replace(settings: Settings, dotted: str, *, value: Any) -> Settings:
     """A copy with one setting changed: `replace(settings, "proxy.upstream", value=url)`."""
     section, _, name = dotted.rpartition(".")
@@ -64,6 +81,10 @@ def replace(settings: Settings, dotted: str, *, value: Any) -> Settings:
         return msgspec.structs.replace(settings, **{name: value})
     inner = msgspec.structs.replace(getattr(settings, section), **{name: value})
     return msgspec.structs.replace(settings, **{section: inner})
+
+
+def _place_data(tree: dict[str, Any]) -> None:
+    tree["data_dir"] = str(Path(tree.get("data_dir") or default_data_dir()).expanduser().absolute())
 
 
 def default_data_dir() -> str:

@@ -12,23 +12,41 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 
-from cachesvc.config import load
+from cachesvc.config import load, revised
 from cachesvc.core.model import Reason
 from cachesvc.inprocess.package import package_of
 from cachesvc.inprocess.passing import Came, Passing, awaited
 from cachesvc.inprocess.replay import replay, replay_async
 from cachesvc.inprocess.thread import CoreThread
 from cachesvc.proxy.request import Head, Whole
-from cachesvc.settings import name_of
+from cachesvc.settings import Settings, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Mapping
     from concurrent.futures import Future
 
+    import httpx2
+
     from cachesvc.inprocess.package import Package
     from cachesvc.proxy.cache import Cache, Onward
     from cachesvc.proxy.request import RawHeaders
     from cachesvc.proxy.sides import Side
+
+    # Both packages check by name what a transport is, and only for types: at run time httpx2 is not
+    # loaded before a request of it comes, and need not be installed.
+    class _Transport(
+        httpx.BaseTransport,
+        httpx.AsyncBaseTransport,
+        httpx2.BaseTransport,
+        httpx2.AsyncBaseTransport,
+    ):
+        def handle_request(self, request: Any) -> Any: ...
+        async def handle_async_request(self, request: Any) -> Any: ...
+else:
+
+    class _Transport(httpx.BaseTransport, httpx.AsyncBaseTransport):
+        """What a Client and an AsyncClient take."""
+
 
 _T = TypeVar("_T")
 
@@ -38,7 +56,7 @@ log = logging.getLogger("cachesvc.inprocess")
 _SLACK_SECONDS = 0.25
 
 
-class CachingTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
+class CachingTransport(_Transport):
     """A transport for `httpx` and for `httpx2` clients, sync and async, that asks the cache first.
 
         client = httpx2.Client(transport=cachesvc.CachingTransport(scope_secret="…"))
@@ -53,25 +71,31 @@ class CachingTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
 
     `inner` is what really calls: a transport of the client's package, by default a plain one. It is
     called in the caller's own thread or event loop. Under an event loop that is not asyncio's it is
-    all there is: nothing is cached.
+    all there is: nothing is cached. A credential that only `inner` adds (a header, a client
+    certificate) tells no callers apart: name what does in the policy's `scope_headers`.
     """
 
     def __init__(
         self,
         inner: Any = None,
         *,
-        config: str | None = None,
+        config: str | Settings | None = None,
         service_url: str | None = None,
         scope_secret: str | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         """Settings as `cachesvc proxy` reads them: file, environment, then what is given here.
 
-        `settings` maps dotted names ("proxy.lookup_budget_ms") to values. Loads the embedding model
-        and reads the policies, 5 s at most. Raises ConfigError and StartError.
+        `config` is the file's path, or settings that were read before. `settings` maps dotted names
+        ("proxy.lookup_budget_ms") to values. Blocks while the embedding model is loaded and, 5 s
+        at most, until the policies are read. Raises ConfigError and StartError.
         """
         given = {"proxy.service_url": service_url, "proxy.scope_secret": scope_secret}
-        self._settings = load(config, {**(settings or {}), **given})
+        told = {**(settings or {}), **given}
+        if isinstance(config, Settings):
+            self._settings = revised(config, told)
+        else:
+            self._settings = load(config, told)
         self._inner = inner
         self._made: dict[tuple[Package, bool], Any] = {}
         self._named = {name_of(self._settings.proxy.upstream): self._settings.upstream_name}

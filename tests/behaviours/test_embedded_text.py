@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.behaviours.stack import PARAPHRASE, RESET, Stack, near, said, stack, system, user
+from tests.proxy.rig import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -52,6 +53,33 @@ async def test_a_path_may_say_what_is_compared(database_url: str) -> None:
             await run.policy(extract=extract, window=1000)
             await run.chat(messages=talk, user=extract)
             assert run.provider.texts[-1] == text
+
+
+@pytest.mark.case(22)
+@pytest.mark.case(31)
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"window": 2},
+        {"window": 2, "ignore_roles": []},
+        {"extract": "$.messages[0].content"},
+    ],
+)
+async def test_what_an_older_rule_compared_answers_nothing_under_another(
+    database_url: str, other: dict[str, Any]
+) -> None:
+    async with stack(database_url, {"extract": "$.messages[-1].content"}) as run:
+        near(run)
+        await run.expect("MISS", messages=[user("Hi"), user(RESET)])
+        talk = [user("Hi"), user(PARAPHRASE)]
+        await run.expect("HIT semantic", messages=talk)
+
+        async def aliased() -> bool:
+            return said(await run.chat(messages=talk)) == "HIT exact"
+
+        await eventually(aliased)
+        await run.policy(**other)
+        await run.expect("MISS", messages=talk)
 
 
 @pytest.mark.case(32)

@@ -177,8 +177,11 @@ async def test_no_separator_in_a_value_forges_another_scope(database_url: str) -
         pairs = [("a:b", "c"), ("a", "b:c"), ("a=b", "c"), ("a", "b=c"), ("c", "a:b"), ("a,b", "c")]
         for org, user in pairs:
             await run.expect("MISS", headers=[("x-org", org), ("x-user", user)])
+        await run.expect("MISS", headers=[("x-org", "a"), ("x-org", "b"), ("x-user", "c")])
         await run.expect("MISS", headers=[("x-org", "a:b")])
         await run.expect("MISS", headers=[("x-org", "a:b"), ("x-user", "")])
+        for orgs in (("a:b", "c"), ("a", "b:c"), ("a", "b", "c")):  # one header, sent several times
+            await run.expect("MISS", headers=[("x-org", org) for org in orgs])
         await run.expect("HIT exact", headers=[("x-org", "a:b"), ("x-user", "c")])
 
 

@@ -53,10 +53,12 @@ async def test_without_the_database_every_request_is_a_miss_until_it_is_back(
         near(run)
         known = await run.expect("MISS", RESET)
         await _let_in(postgres.url, database_url, False)
-        for text in (RESET, RESET, PARAPHRASE):
-            got = await run.expect("MISS", text, kept=False)
-            assert (got.status, got.body != known.body) == (200, True)
-        await _let_in(postgres.url, database_url, True)
+        try:
+            for text in (RESET, RESET, PARAPHRASE):
+                got = await run.expect("MISS", text, kept=False)
+                assert (got.status, got.body != known.body) == (200, True)
+        finally:
+            await _let_in(postgres.url, database_url, True)
 
         async def back() -> bool:
             return said(await run.chat(RESET, headers=[("cache-control", "no-store")])) != "MISS"

@@ -98,13 +98,15 @@ async def test_the_threshold_decides(
 @pytest.mark.case(26)
 @pytest.mark.parametrize("order", [("far", "nearer"), ("nearer", "far")])
 async def test_the_nearest_of_two_answers_whichever_came_first(
-    run: Stack, order: tuple[str, str]
+    database_url: str, order: tuple[str, str]
 ) -> None:
-    run.provider.vectors |= {"far": vector(0.92, 2), "nearer": vector(0.97, 3)}
-    answers = {text: (await run.expect("MISS", text)).body for text in order}
-    hit = await run.expect("HIT semantic", RESET)
-    assert hit.body == answers["nearer"]
-    assert float(hit["x-ai-cache-similarity"] or 0) == pytest.approx(0.97, abs=1e-3)
+    async with stack(database_url, {"threshold": 0.9, "top_k": 1}) as run:
+        run.provider.vectors |= {"far": vector(0.92, 2), "nearer": vector(0.97, 3)}
+        run.provider.vectors[RESET] = vector(1.0)
+        answers = {text: (await run.expect("MISS", text)).body for text in order}
+        hit = await run.expect("HIT semantic", RESET)
+        assert hit.body == answers["nearer"]
+        assert float(hit["x-ai-cache-similarity"] or 0) == pytest.approx(0.97, abs=1e-3)
 
 
 @pytest.mark.case(27)

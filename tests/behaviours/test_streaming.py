@@ -143,6 +143,27 @@ async def test_a_stream_that_its_caller_left_is_not_kept(database_url: str) -> N
         await run.holds(0)
 
 
+@pytest.mark.case(75)
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_answer_whose_transport_broke_is_not_kept_though_its_end_was_seen(
+    database_url: str, stream: bool
+) -> None:
+    whole = HEAD + chunk(events("a"))  # and no last chunk
+    if not stream:
+        whole = HEAD.replace(STREAM.encode(), b"application/json") + chunk(completion())
+
+    async def script(seen: Seen, wire: Wire) -> None:
+        await wire.send(whole)
+        wire.close()
+
+    async with stack(database_url, {}, script) as run:
+        for count in (1, 2):
+            got = await run.expect("MISS", stream=stream, kept=False)
+            assert not got.clean
+            await run.refused(count)
+        await run.holds(0)
+
+
 @pytest.mark.case(85)
 async def test_a_policy_may_leave_streams_alone(database_url: str) -> None:
     async with stack(database_url, {"streaming": False}) as run:

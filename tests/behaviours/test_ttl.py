@@ -74,6 +74,15 @@ async def test_a_shorter_lifetime_acts_at_once_and_a_longer_one_revives_nothing(
         assert 40 <= ttl_of(await run.expect("HIT exact")) <= 50
         await run.policy(ttl_seconds=3600)
         assert ttl_of(await run.expect("HIT exact")) <= 100
+        await run.policy(ttl_seconds=1)
+
+        async def died() -> bool:
+            probe = [("cache-control", "no-store")]
+            return said(await run.chat(headers=probe)) == "MISS"
+
+        await eventually(died)
+        await run.policy(ttl_seconds=3600)
+        await run.expect("MISS", kept=False)
 
 
 @pytest.mark.case(61)

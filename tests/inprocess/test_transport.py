@@ -119,7 +119,7 @@ async def test_the_openai_sdk_needs_nothing_but_the_client(tmp_path: Path, colou
 
     messages: Any = [{"role": "user", "content": "Hello"}]
     async with inside(tmp_path, script) as rig:
-        transport: Any = await asyncio.to_thread(rig.make)
+        transport = await asyncio.to_thread(rig.make)
         common: Any = {"base_url": f"{rig.upstream.url}/v1", "api_key": "key-1"}
         tell: Callable[[], Awaitable[list[Any]]]
 
