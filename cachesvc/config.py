@@ -172,7 +172,8 @@ def _from_text(text: str, kind: Any, name: str) -> Any:
             return msgspec.json.decode(text, type=dict[str, Any])
         return msgspec.convert(text, kind, strict=False)
     except (msgspec.ValidationError, msgspec.DecodeError) as exc:
-        raise ConfigError(f"{name}: is {text[:64]!r}; {_one_line(str(exc))}") from exc
+        expected = str(exc).partition(" - at ")[0].replace("`", "")
+        raise ConfigError(f"{name}: is {text[:64]!r}; {expected}") from exc
 
 
 def _set(tree: dict[str, Any], where: tuple[str, ...], value: Any) -> None:

@@ -215,3 +215,11 @@ def test_a_wrong_table_is_one_line_that_names_it(tmp_path: Path, text: str, told
         config.load(written(tmp_path, text))
     assert told in refusal.value.message
     assert "\n" not in refusal.value.message
+
+
+def test_a_wrong_variable_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CACHESVC_PROXY_CREDENTIAL_PROOF_SECONDS", "soon")
+    with pytest.raises(ConfigError) as refusal:
+        config.load(None)
+    said = "CACHESVC_PROXY_CREDENTIAL_PROOF_SECONDS: is 'soon'; Expected int, got str"
+    assert refusal.value.message == said
