@@ -32,8 +32,11 @@ _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encodin
 async def test_a_stream_without_a_length_that_lacks_its_end_raises_the_packages_own_error(
     tmp_path: Path, package: Any, colour: str
 ) -> None:
+    # So large that to look at its end takes a while, in a thread.
+    cut = events(*["a" * 100] * 5000, end="")
+
     async def script(seen: Seen, wire: Wire) -> None:
-        await wire.send(answer(events("a", end=""), media_type=STREAM, framing="close"))
+        await wire.send(answer(cut, media_type=STREAM, framing="close"))
         wire.close()
 
     async with inside(tmp_path, script) as rig:
