@@ -25,11 +25,13 @@ class Tunnel:
     `over` is done when both ends are; it raises UpstreamFailed while the caller has nothing yet.
     """
 
-    def __init__(self, handover: Handover, head: bytes, idle_seconds: float) -> None:
+    def __init__(
+        self, handover: Handover, head: bytes, body_bytes: int, idle_seconds: float
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self.over: asyncio.Future[None] = self._loop.create_future()
         self.near = handover
-        self.caller = Caller(self)
+        self.caller = Caller(self, body_bytes)
         self.upstream = Upstream(self, head)
         self.begun = False
         self._opening: asyncio.Future[None] | None = None
@@ -95,41 +97,69 @@ class Tunnel:
 
 
 class Caller(asyncio.Protocol):
-    """Gets what the caller sends; the edge's connection calls it."""
+    """Gets what the caller sends; the edge's connection calls it.
 
-    def __init__(self, tunnel: Tunnel) -> None:
+    Until the upstream has agreed, nothing goes on but the offer and its body: what is behind them
+    would be another request to an upstream that refuses, with a Host of the caller's choice.
+    """
+
+    def __init__(self, tunnel: Tunnel, body_bytes: int) -> None:
         self._tunnel = tunnel
+        self._due = body_bytes
+        self._agreed = self._through = False
         self._kept: list[bytes] = []
         self._kept_bytes = 0
         self.ended = self.lost = False
 
     def flow_to(self, upstream: asyncio.Transport, head: bytes) -> None:
-        """The upstream is there: `head`, then all that came since."""
-        upstream.write(b"".join([head, *self._kept]))
-        self._kept.clear()
-        if self.ended:
-            _end(upstream)
-        self._tunnel.near.resume_reading()
+        """The upstream is there: `head`, and what has come of the body."""
+        upstream.write(head)
+        self._let_go()
+        self._end_if_through()
+
+    def agreed(self) -> None:
+        """From here on everything goes on."""
+        self._agreed = True
+        self._let_go()
+        self._end_if_through()
 
     def data_received(self, data: bytes) -> None:
         self._tunnel.moved()
         upstream = self._tunnel.upstream.transport
         if upstream is not None:
-            upstream.write(data)
-            return
-        self._kept.append(data)
-        self._kept_bytes += len(data)
-        if self._kept_bytes > _KEPT_BYTES:
-            self._tunnel.near.pause_reading()
+            now = data if self._agreed else data[: self._due]
+            self._due = max(0, self._due - len(now))
+            if now:
+                upstream.write(now)
+            data = data[len(now) :]
+        if data:
+            self._kept.append(data)
+            self._kept_bytes += len(data)
+            if self._kept_bytes > _KEPT_BYTES:
+                self._tunnel.near.pause_reading()
+
+    def _let_go(self) -> None:
+        # Resumed before the bytes are written: writing may pause it again, and says so only once.
+        if not self._tunnel.upstream.full:
+            self._tunnel.near.resume_reading()
+        kept, self._kept, self._kept_bytes = self._kept, [], 0
+        if kept:
+            self.data_received(b"".join(kept))
 
     def eof_received(self) -> bool:
         self.ended = True
         upstream = self._tunnel.upstream
         if upstream.ended:
             self._tunnel.near.close()
-        if upstream.transport is not None:
-            _end(upstream.transport)
+        self._end_if_through()
         return True
+
+    def _end_if_through(self) -> None:
+        """Pass the caller's end on, unless something before it may yet go on, too."""
+        upstream = self._tunnel.upstream.transport
+        if self.ended and not self._through and not self._kept and upstream is not None:
+            self._through = True
+            _end(upstream)
 
     def pause_writing(self) -> None:
         upstream = self._tunnel.upstream.transport
@@ -159,6 +189,7 @@ class Upstream(asyncio.Protocol):
         self.head = head
         self.transport: asyncio.Transport | None = None
         self.ended = self.lost = False
+        self.full = False  # it takes no more for now
         self._agreed = self._in_body = self._refused = False
         self._parser: Any = httptools.HttpResponseParser(self)
         self._looked_at = 0
@@ -175,10 +206,12 @@ class Upstream(asyncio.Protocol):
             except UpstreamFailed as failure:
                 self._tunnel.fail(failure)
                 return
+            if self._agreed:
+                self._tunnel.caller.agreed()
         self._tunnel.begun = True
         self._tunnel.near.write(data)
         if self._refused:
-            # What the caller sends behind a refusal would reach the upstream under our Host.
+            # What the caller sends behind a refusal is for nobody.
             self._tunnel.near.close()
 
     def _look_at(self, data: bytes) -> None:
@@ -212,9 +245,11 @@ class Upstream(asyncio.Protocol):
         return self.transport is not None and self.transport.can_write_eof()
 
     def pause_writing(self) -> None:
+        self.full = True
         self._tunnel.near.pause_reading()
 
     def resume_writing(self) -> None:
+        self.full = False
         self._tunnel.near.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     RawHeaders = Sequence[tuple[bytes, bytes]]
 
 _MAX_REQUEST_ID = 256
+_SHORTEST_SLEEP_SECONDS = 0.001
 # They say where a message ends, whatever Connection says of them.
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 # An event of a stream with the blank line behind it, or what is left at the end.
@@ -228,9 +229,14 @@ class Reply:
         await self.start(reply.status, with_length(reply))
         events = events_of(reply.body)
         pause = reply.paced_seconds / len(events) if events else 0.0
-        for event in events:
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        for number, event in enumerate(events):
+            # By the schedule, not by adding up sleeps, which each take longer than asked.
+            ahead = began + number * pause - clock()
+            if ahead > _SHORTEST_SLEEP_SECONDS:
+                await asyncio.sleep(ahead)
             await self.piece(event)
-            await asyncio.sleep(pause)
         await self.end()
 
     def break_off(self) -> None:

@@ -52,6 +52,9 @@ class Side(Protocol):
     def left(self) -> None:
         """The caller wants no more. Of a body that has said its end there is no more."""
 
+    def released(self) -> None:
+        """The caller left before anything was there for it, and nothing was to be kept."""
+
     def error(self, failure: UpstreamFailed) -> Whole:
         """No answer began: the error to send."""
 
@@ -77,6 +80,8 @@ class Bystander:
     def broken(self, reason: Reason) -> None: ...
 
     def left(self) -> None: ...
+
+    def released(self) -> None: ...
 
     def error(self, failure: UpstreamFailed) -> Whole:
         return error_reply(self._dialect, failure.status, failure.message)
@@ -181,6 +186,10 @@ class Keeper:
                 self._judged.release()
             else:
                 self._puts.skip(self._judged, reason)
+
+    def released(self) -> None:
+        with self._guard:
+            self._judged.release()
 
     def left(self) -> None:
         cut = True

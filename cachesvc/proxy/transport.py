@@ -96,7 +96,7 @@ class Transport:
         reader = self._flights.board(ticket, partial(self._relay.call, request, body), side)
         if not reader.leads:
             self._telemetry.joined(ticket.key[0])
-        begun = landed = False
+        begun = landed = alone = False
         try:
             with request.watched():
                 upstream = await reader.upstream()
@@ -108,12 +108,15 @@ class Transport:
             await reply.end()
             landed = True
         except Released:
+            alone = True
             reader.leave()
             await self._forward(request, body, reply, side)
         except UpstreamFailed as failure:
             await _failed(reply, side, failure, begun=begun)
         finally:
             reader.leave(landed=landed)
+            if not (reader.leads or begun or alone):
+                side.released()
 
 
 async def _failed(reply: Reply, side: Side, failure: UpstreamFailed, *, begun: bool) -> None:

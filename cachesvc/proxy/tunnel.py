@@ -54,7 +54,14 @@ class Tunnels:
         if not request.path.startswith("/"):  # it cannot be appended to the upstream's
             await reply.whole(error_reply(self._main, 400, "the request target must be a path"))
             return
-        tunnel = Tunnel(handover, self._head(request, handover), self._idle_seconds)
+        if "transfer-encoding" in request.headers:  # where its body ends is not known beforehand
+            said = "an upgrade may have no body of unknown length"
+            await reply.whole(error_reply(self._main, 400, said))
+            return
+        length = request.headers.get("content-length", ("0",))[0]
+        body_bytes = int(length) if length.isdecimal() else 0
+        head = self._head(request, handover)
+        tunnel = Tunnel(handover, head, body_bytes, self._idle_seconds)
         try:
             await tunnel.open(self._connect(tunnel.upstream), self._connect_seconds)
             await tunnel.over

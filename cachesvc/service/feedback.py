@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from cachesvc.store.records import RecordStore
 
 
+# As much of a prompt as shadow hits keep: enough to learn from.
+_PROMPT_CHARS = 4096
+
+
 class Feedback:
     """The handler.
 
@@ -49,7 +53,9 @@ class Feedback:
             wrong=request.verdict == "wrong",
             source=call.caller.name,
             lifts=admin,
-            prompt_text=request.prompt_text,
+            prompt_text=None
+            if request.prompt_text is None
+            else request.prompt_text[:_PROMPT_CHARS],
             vector=vector,
             note=request.note or "",
         )

@@ -134,20 +134,40 @@ async def test_a_refusal_comes_whole_and_closes(framing: str) -> None:
         assert len(proxy.upstream.seen) == 1
 
 
-@pytest.mark.parametrize("framing", ["length", "chunked"])
-async def test_a_post_with_a_body_and_an_offer_arrives_whole_and_unjudged(framing: str) -> None:
+async def test_a_post_with_a_body_and_an_offer_arrives_whole_and_unjudged() -> None:
     body = chat_body("x" * 100_000)
     async with rig(always(answer(b"{}"))) as proxy, calling(proxy.url) as caller:
-        if framing == "length":
-            await caller.send(request("POST", PATH, OFFER, body))
-        else:
-            headers = [*OFFER, ("Transfer-Encoding", "chunked")]
-            await caller.send(request("POST", PATH, headers) + chunk(body) + chunk(b""))
+        await caller.send(request("POST", PATH, OFFER, body))
         got = await caller.got()
         assert (got.status, got["x-ai-cache-status"]) == (200, None)
         assert proxy.upstream.seen[0].body == body
         assert proxy.upstream.seen[0].values("upgrade") == ["raw/1"]
         assert proxy.service.lookups == []
+
+
+async def test_an_offer_with_a_body_of_unknown_length_is_refused() -> None:
+    async with rig(always(answer(b"{}"))) as proxy, calling(proxy.url) as caller:
+        headers = [*OFFER, ("Transfer-Encoding", "chunked")]
+        await caller.send(request("POST", PATH, headers) + chunk(b"x") + chunk(b""))
+        assert (await caller.got()).status == 400
+        assert proxy.upstream.seen == []
+
+
+@pytest.mark.parametrize("body", [None, b"a body"])
+async def test_nothing_behind_an_offer_reaches_an_upstream_that_refuses_it(
+    body: bytes | None,
+) -> None:
+    behind = request("GET", "/admin", [("authorization", "smuggled")])
+    async with (
+        rig(always(answer(b"no", status="426 Upgrade"))) as proxy,
+        calling(proxy.url) as caller,
+    ):
+        await caller.send(request("POST" if body else "GET", "/x", OFFER, body) + behind)
+        got = await caller.got()
+        assert (got.status, got.body) == (426, b"no")
+        assert await caller.reader.read() == b""
+        assert [seen.line.split(" ")[1] for seen in proxy.upstream.seen] == ["/x"]
+        assert proxy.upstream.seen[0].body == (body or b"")
 
 
 async def test_an_upgrade_header_that_connection_does_not_name_is_an_ordinary_request() -> None:
