@@ -5,24 +5,34 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cachesvc.core.admission import Reading
-from cachesvc.dialects import reading, sse
+from cachesvc.dialects import reading, sse, usage
 
 if TYPE_CHECKING:
     from cachesvc.dialects.sse import Event
 
 
-def read_answer(media_type: str, body: bytes) -> Reading | None:
-    """A whole answer, JSON or event stream by its media type; None when it is not whole."""
-    kind = reading.kind_of(media_type)
-    if kind == reading.STREAM:
-        return _read_stream(body)
-    answer: Any = reading.answer_json(body) if kind == reading.JSON else None
-    return _reading([answer]) if _is_part(answer) and answer["choices"] else None
+class Choices:
+    """The answering half of both protocols, and how OpenAI words an error."""
 
+    def read_answer(self, media_type: str, body: bytes) -> Reading | None:
+        """A whole answer, JSON or event stream by its media type; None when it is not whole."""
+        kind = reading.kind_of(media_type)
+        if kind == reading.STREAM:
+            return _read_stream(body)
+        answer: Any = reading.answer_json(body) if kind == reading.JSON else None
+        return _reading([answer]) if _is_part(answer) and answer["choices"] else None
 
-def has_ended(last: Event) -> bool:
-    """`[DONE]`, or an error."""
-    return reading.is_done(last) or reading.is_error(last)
+    def has_ended(self, last: Event) -> bool:
+        """`[DONE]`, or an error."""
+        return reading.is_done(last) or reading.is_error(last)
+
+    def without_usage(self, media_type: str, body: bytes) -> bytes:
+        """The answer with 0 for every number of `usage`."""
+        return usage.without_usage(media_type, body)
+
+    def error(self, status: int, code: str, message: str) -> bytes:
+        """An error body as the API words it."""
+        return reading.openai_error(status, code, message)
 
 
 def _read_stream(body: bytes) -> Reading | None:
@@ -51,11 +61,11 @@ def _reading(parts: list[Any]) -> Reading:
     choices = [choice for part in parts for choice in part["choices"]]
     messages = [m for c in choices for m in (c.get("message"), c.get("delta"))]
     usages = [part["usage"] for part in parts if isinstance(part.get("usage"), dict)]
-    usage = usages[-1] if usages else {}
+    used = usages[-1] if usages else {}
     reasons = [choice.get("finish_reason") for choice in choices]
     return Reading(
         finish_reasons=tuple(reason for reason in reasons if isinstance(reason, str)),
         refused=any(isinstance(m, dict) and bool(m.get("refusal")) for m in messages),
-        prompt_tokens=reading.tokens(usage.get("prompt_tokens")),
-        completion_tokens=reading.tokens(usage.get("completion_tokens")),
+        prompt_tokens=reading.tokens(used.get("prompt_tokens")),
+        completion_tokens=reading.tokens(used.get("completion_tokens")),
     )

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cachesvc.core.ask import Ask, Turn
-from cachesvc.dialects import choices, reading, usage
+from cachesvc.dialects import reading
+from cachesvc.dialects.choices import Choices
 
 if TYPE_CHECKING:
-    from cachesvc.core.admission import Reading
     from cachesvc.core.ask import Path
-    from cachesvc.dialects.sse import Event
 
 
-class OpenAIChat:
+class OpenAIChat(Choices):
     """The chat completions protocol."""
 
     name = "openai-chat"
@@ -36,22 +35,6 @@ class OpenAIChat:
             turns=tuple(turns),
             comparable=comparable,
         )
-
-    def read_answer(self, media_type: str, body: bytes) -> Reading | None:
-        """A whole answer, JSON or event stream by its media type; None when it is not whole."""
-        return choices.read_answer(media_type, body)
-
-    def has_ended(self, last: Event) -> bool:
-        """`[DONE]`, or an error."""
-        return choices.has_ended(last)
-
-    def without_usage(self, media_type: str, body: bytes) -> bytes:
-        """The answer with 0 for every number of `usage`."""
-        return usage.without_usage(media_type, body)
-
-    def error(self, status: int, code: str, message: str) -> bytes:
-        """An error body as the API words it."""
-        return reading.openai_error(status, code, message)
 
 
 def _read_message(message: Any, index: int) -> tuple[Turn, bool]:

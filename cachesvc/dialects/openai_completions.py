@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cachesvc.core.ask import Ask, Turn
-from cachesvc.dialects import choices, reading, usage
+from cachesvc.dialects import reading
+from cachesvc.dialects.choices import Choices
 from cachesvc.errors import Unreadable
 
-if TYPE_CHECKING:
-    from cachesvc.core.admission import Reading
-    from cachesvc.dialects.sse import Event
 
-
-class OpenAICompletions:
+class OpenAICompletions(Choices):
     """The completions protocol. One prompt is one message of a user."""
 
     name = "openai-completions"
@@ -33,22 +30,6 @@ class OpenAICompletions:
             # `echo` puts the prompt itself into the answer: it fits no other prompt.
             comparable=turn is not None and not request.get("echo"),
         )
-
-    def read_answer(self, media_type: str, body: bytes) -> Reading | None:
-        """A whole answer, JSON or event stream by its media type; None when it is not whole."""
-        return choices.read_answer(media_type, body)
-
-    def has_ended(self, last: Event) -> bool:
-        """`[DONE]`, or an error."""
-        return choices.has_ended(last)
-
-    def without_usage(self, media_type: str, body: bytes) -> bytes:
-        """The answer with 0 for every number of `usage`."""
-        return usage.without_usage(media_type, body)
-
-    def error(self, status: int, code: str, message: str) -> bytes:
-        """An error body as the API words it."""
-        return reading.openai_error(status, code, message)
 
 
 def _read_prompt(prompt: Any) -> Turn | None:

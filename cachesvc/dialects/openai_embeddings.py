@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cachesvc.core.admission import Reading
 from cachesvc.core.ask import Ask
-from cachesvc.dialects import choices, reading, usage
+from cachesvc.dialects import reading, usage
 from cachesvc.errors import Unreadable
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class OpenAIEmbeddings:
 
     def has_ended(self, last: Event) -> bool:
         """There are no streams of vectors; what a gateway might send ends as its other streams."""
-        return choices.has_ended(last)
+        return reading.is_done(last) or reading.is_error(last)
 
     def without_usage(self, media_type: str, body: bytes) -> bytes:
         """The answer with 0 for every number of `usage`."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cachesvc.core.model import Reason
 from cachesvc.errors import UpstreamFailed
+from cachesvc.proxy.capture import is_framed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from cachesvc.proxy.request import RawHeaders
     from cachesvc.proxy.sides import Side
 
-_FRAMED = frozenset({b"content-length", b"transfer-encoding"})
-_BODILESS = (204, 304)
 _LOOK_SECONDS = 5.0
 
 
@@ -37,9 +36,8 @@ class Came:
     def __init__(self, response: Any) -> None:
         self.status: int = response.status_code
         self.headers: RawHeaders = tuple(response.headers.raw)
-        names = {name.lower() for name, _ in self.headers}
         by_frames = response.extensions.get("http_version") == b"HTTP/2"
-        self.framed = by_frames or self.status in _BODILESS or bool(names & _FRAMED)
+        self.framed = by_frames or is_framed(self.status, self.headers)
 
     def values(self, name: bytes) -> list[str]:
         return [value.decode("latin-1") for key, value in self.headers if key.lower() == name]

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from cachesvc.proxy.request import events_of, with_length
+from cachesvc.proxy.request import SHORTEST_SLEEP_SECONDS, schedule, with_length
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -32,17 +32,21 @@ def _response(package: Package, found: Whole, stream: Any) -> Any:
 
 
 def _pieces(found: Whole) -> Iterator[bytes]:
-    events = events_of(found.body) if found.paced_seconds else [found.body]
-    for event in events:
+    began = time.monotonic()
+    for due, event in schedule(found):
+        ahead = began + due - time.monotonic()
+        if ahead > SHORTEST_SLEEP_SECONDS:
+            time.sleep(ahead)
         yield event
-        time.sleep(found.paced_seconds / len(events))
 
 
 async def _async_pieces(found: Whole) -> AsyncIterator[bytes]:
-    events = events_of(found.body) if found.paced_seconds else [found.body]
-    for event in events:
+    began = time.monotonic()
+    for due, event in schedule(found):
+        ahead = began + due - time.monotonic()
+        if ahead > SHORTEST_SLEEP_SECONDS:
+            await asyncio.sleep(ahead)
         yield event
-        await asyncio.sleep(found.paced_seconds / len(events))
 
 
 def _nothing() -> None: ...

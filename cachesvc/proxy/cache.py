@@ -117,8 +117,7 @@ class Cache:
 
     async def _answer(self, judged: Judged, budget: Budget) -> Whole | Onward:
         budget.seconds = self._budget_seconds(judged.policy.embed)
-        call = (judged.policy.id, judged.scope, judged.exact_key)
-        judged.retry = self._repeats.again(call, judged.headers)
+        judged.retry = self._repeats.again(judged.call, judged.headers)
         found = await self._look_up(judged, budget)
         self._telemetry.added(budget.spent)
         if isinstance(found, Whole):
@@ -201,7 +200,7 @@ def _ticket(judged: Judged, outcome: Miss | Bypass) -> Ticket | None:
     if not collapses or isinstance(outcome, Bypass) or outcome.reason in _ALONE:
         return None
     return Ticket(
-        key=(policy.id, judged.scope, judged.exact_key),
+        key=judged.call,
         generation=judged.generation,
         codings=tuple(judged.headers.get("accept-encoding", ())),
         most_bytes=policy.max_body_bytes,

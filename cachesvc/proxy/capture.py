@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cachesvc.proxy.request import RawHeaders
 
 _OK = 200
+BODILESS = (204, 304)
 _MAX_MEDIA_TYPE = 256
 
 
@@ -37,6 +38,12 @@ class Incoming(Protocol):
 
     def values(self, name: bytes) -> list[str]:
         """The values of one header, lower-case `name`, in order (latin-1)."""
+
+
+def is_framed(status: int, headers: RawHeaders) -> bool:
+    """Whether a body's end is told by its head (RFC 9112, 6.3), else by the connection's."""
+    names = {name.lower() for name, _ in headers}
+    return status in BODILESS or bool(names & {b"content-length", b"transfer-encoding"})
 
 
 @dataclass(frozen=True, slots=True)

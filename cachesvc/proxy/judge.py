@@ -54,6 +54,11 @@ class Judged:
     embedding: asyncio.Task[bytes | None] | None = field(default=None, repr=False)
     _partition: str | None = field(default=None, repr=False)
 
+    @property
+    def call(self) -> tuple[str, str, str]:
+        """(policy, scope, exact key): what makes two requests the same call."""
+        return self.policy.id, self.scope, self.exact_key
+
     def credential(self) -> str:
         """A name for the caller's credential."""
         return credential_of(self.headers, self.secret)

@@ -106,7 +106,7 @@ class Caller(asyncio.Protocol):
     def __init__(self, tunnel: Tunnel, body_bytes: int) -> None:
         self._tunnel = tunnel
         self._due = body_bytes
-        self._agreed = self._through = False
+        self._through = False
         self._kept: list[bytes] = []
         self._kept_bytes = 0
         self.ended = self.lost = False
@@ -114,20 +114,13 @@ class Caller(asyncio.Protocol):
     def flow_to(self, upstream: asyncio.Transport, head: bytes) -> None:
         """The upstream is there: `head`, and what has come of the body."""
         upstream.write(head)
-        self._let_go()
-        self._end_if_through()
-
-    def agreed(self) -> None:
-        """From here on everything goes on."""
-        self._agreed = True
-        self._let_go()
-        self._end_if_through()
+        self.let_go()
 
     def data_received(self, data: bytes) -> None:
         self._tunnel.moved()
         upstream = self._tunnel.upstream.transport
         if upstream is not None:
-            now = data if self._agreed else data[: self._due]
+            now = data if self._tunnel.upstream.agreed else data[: self._due]
             self._due = max(0, self._due - len(now))
             if now:
                 upstream.write(now)
@@ -138,13 +131,15 @@ class Caller(asyncio.Protocol):
             if self._kept_bytes > _KEPT_BYTES:
                 self._tunnel.near.pause_reading()
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
+        """Send on what was kept and may go by now."""
         # Resumed before the bytes are written: writing may pause it again, and says so only once.
         if not self._tunnel.upstream.full:
             self._tunnel.near.resume_reading()
         kept, self._kept, self._kept_bytes = self._kept, [], 0
         if kept:
             self.data_received(b"".join(kept))
+        self._end_if_through()
 
     def eof_received(self) -> bool:
         self.ended = True
@@ -190,7 +185,7 @@ class Upstream(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.ended = self.lost = False
         self.full = False  # it takes no more for now
-        self._agreed = self._in_body = self._refused = False
+        self.agreed = self._in_body = self._refused = False
         self._parser: Any = httptools.HttpResponseParser(self)
         self._looked_at = 0
 
@@ -200,14 +195,14 @@ class Upstream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._tunnel.moved()
-        if not self._agreed:
+        if not self.agreed:
             try:
                 self._look_at(data)
             except UpstreamFailed as failure:
                 self._tunnel.fail(failure)
                 return
-            if self._agreed:
-                self._tunnel.caller.agreed()
+            if self.agreed:
+                self._tunnel.caller.let_go()
         self._tunnel.begun = True
         self._tunnel.near.write(data)
         if self._refused:
@@ -221,14 +216,14 @@ class Upstream(asyncio.Protocol):
         except httptools.HttpParserUpgrade:
             return
         except httptools.HttpParserError as exc:
-            if not (self._agreed or self._refused):
+            if not (self.agreed or self._refused):
                 raise UpstreamFailed("the upstream's answer is not HTTP") from exc
-        if not self._in_body and not self._agreed and self._looked_at > _MAX_HEAD_BYTES:
+        if not self._in_body and not self.agreed and self._looked_at > _MAX_HEAD_BYTES:
             raise UpstreamFailed("the upstream's answer is not HTTP")
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        self._agreed = status == _SWITCHING
+        self.agreed = status == _SWITCHING
         self._in_body = status >= 200
 
     def on_message_complete(self) -> None:
@@ -238,7 +233,7 @@ class Upstream(asyncio.Protocol):
         self.ended = True
         if not self._tunnel.begun:
             self._tunnel.fail(UpstreamFailed("the upstream broke the connection"))
-        elif self._agreed and not self._tunnel.caller.ended:
+        elif self.agreed and not self._tunnel.caller.ended:
             self._tunnel.near.write_eof()
         else:
             self._tunnel.near.close()

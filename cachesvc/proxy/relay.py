@@ -11,6 +11,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from cachesvc.errors import CallerLeft, UpstreamFailed
+from cachesvc.proxy.capture import is_framed
 from cachesvc.proxy.client import sendable
 from cachesvc.proxy.request import named_by_connection
 
@@ -29,7 +30,6 @@ _HOP_BY_HOP = frozenset(
 )
 _NOT_SENT_ON = _HOP_BY_HOP | {b"host", b"expect"}
 _ADDED_BY_AIOHTTP = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
-_BODILESS = (204, 304)
 # Idle connections are given up before most servers give them up (5 s), so that no request is
 # sent into a connection that is just being closed.
 _KEEPALIVE_SECONDS = 4.0
@@ -97,10 +97,7 @@ class Upstream:
         self._response = response
         self.status = response.status
         self.headers = tuple(_passed_back(response.raw_headers, response.status))
-        names = {name.lower() for name, _ in response.raw_headers}
-        self.framed = method == "HEAD" or self.status in _BODILESS
-        # Without a length of its own, the body ends when the connection does.
-        self.framed = self.framed or bool(names & {b"content-length", b"transfer-encoding"})
+        self.framed = method == "HEAD" or is_framed(self.status, response.raw_headers)
 
     def values(self, name: bytes) -> list[str]:
         """The values of one header, lower-case `name`, in order (latin-1)."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     RawHeaders = Sequence[tuple[bytes, bytes]]
 
 _MAX_REQUEST_ID = 256
-_SHORTEST_SLEEP_SECONDS = 0.001
+SHORTEST_SLEEP_SECONDS = 0.001
 # They say where a message ends, whatever Connection says of them.
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 # An event of a stream with the blank line behind it, or what is left at the end.
@@ -171,9 +171,15 @@ class Request(Head):
             self._handler.cancel()
 
 
-def events_of(body: bytes) -> list[bytes]:
-    """The body in its events, each with the blank line behind it; joined they are the body."""
-    return _EVENT.findall(body)
+def schedule(reply: Whole) -> Iterator[tuple[float, bytes]]:
+    """The body in its events, each with when it is due, in seconds from the start.
+
+    The first is due at once, the last after `paced_seconds`. A reply that is not paced is one
+    piece; joined the pieces are the body.
+    """
+    events = _EVENT.findall(reply.body) if reply.paced_seconds else [reply.body]
+    pause = reply.paced_seconds / max(1, len(events) - 1)
+    return ((number * pause, event) for number, event in enumerate(events))
 
 
 def with_length(reply: Whole) -> RawHeaders:
@@ -227,14 +233,12 @@ class Reply:
     async def paced(self, reply: Whole) -> None:
         """The same bytes, event after event, evenly over `paced_seconds`."""
         await self.start(reply.status, with_length(reply))
-        events = events_of(reply.body)
-        pause = reply.paced_seconds / len(events) if events else 0.0
         clock = asyncio.get_running_loop().time
         began = clock()
-        for number, event in enumerate(events):
+        for due, event in schedule(reply):
             # By the schedule, not by adding up sleeps, which each take longer than asked.
-            ahead = began + number * pause - clock()
-            if ahead > _SHORTEST_SLEEP_SECONDS:
+            ahead = began + due - clock()
+            if ahead > SHORTEST_SLEEP_SECONDS:
                 await asyncio.sleep(ahead)
             await self.piece(event)
         await self.end()

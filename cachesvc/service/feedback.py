@@ -8,7 +8,7 @@ from cachesvc.core.vectors import read_vector
 from cachesvc.service import codec
 from cachesvc.service.entries import entry_not_found, selected_entry
 from cachesvc.service.exchange import Reply
-from cachesvc.store.records import NewVerdict
+from cachesvc.store.records import MAX_PROMPT_CHARS, NewVerdict
 from cachesvc.wire import FeedbackReply, check_feedback
 
 if TYPE_CHECKING:
@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from cachesvc.service.exchange import Call
     from cachesvc.service.telemetry import Telemetry
     from cachesvc.store.records import RecordStore
-
-
-# As much of a prompt as shadow hits keep: enough to learn from.
-_PROMPT_CHARS = 4096
 
 
 class Feedback:
@@ -55,7 +51,7 @@ class Feedback:
             lifts=admin,
             prompt_text=None
             if request.prompt_text is None
-            else request.prompt_text[:_PROMPT_CHARS],
+            else request.prompt_text[:MAX_PROMPT_CHARS],
             vector=vector,
             note=request.note or "",
         )

@@ -11,7 +11,7 @@ from cachesvc.core.model import Hit
 from cachesvc.errors import StoreError
 from cachesvc.service.counting import HELD_SECONDS
 from cachesvc.service.faults import FaultLog
-from cachesvc.store.records import ShadowHit
+from cachesvc.store.records import MAX_PROMPT_CHARS, ShadowHit
 
 if TYPE_CHECKING:
     from cachesvc.service.asked import Asked
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 _WAITING_AT_MOST = 2000
 _BATCH = 500
 _BATCHING_SECONDS = 0.05
-_PROMPT_CHARS = 4096  # kept of a prompt: more than any model of ours compares
 
 
 class Shadow:
@@ -57,7 +56,7 @@ class Shadow:
                 entry_id=outcome.candidate.entry_id,
                 tier=outcome.tier.value,
                 similarity=outcome.similarity,
-                prompt_text=asked.prompt_text[:_PROMPT_CHARS],
+                prompt_text=asked.prompt_text[:MAX_PROMPT_CHARS],
                 asked_at=judged.now,
             )
         )

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from cachesvc.core.vectors import Vector
     from cachesvc.store.base import Place
 
+MAX_PROMPT_CHARS = 4096  # kept of a prompt: more than any model of ours compares
+
 
 @dataclass(frozen=True, slots=True)
 class NewVerdict:
