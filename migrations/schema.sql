@@ -41,6 +41,9 @@ CREATE TABLE public.entries (
     exact_expires_at timestamp with time zone,
     semantic_expires_at timestamp with time zone,
     quarantined_at timestamp with time zone,
+    cell bytea,
+    code public.halfvec,
+    CONSTRAINT entries_cell CHECK ((((cell IS NULL) = (dimensions IS NULL)) AND ((code IS NULL) = (dimensions IS NULL)) AND ((code IS NULL) OR (public.vector_dims(code) = 16)))),
     CONSTRAINT entries_dimensions CHECK ((NOT (dimensions IS DISTINCT FROM public.vector_dims(embedding)))),
     CONSTRAINT entries_exact_tier CHECK (((exact_key IS NULL) = (exact_expires_at IS NULL))),
     CONSTRAINT entries_findable CHECK (((exact_key IS NOT NULL) OR (embedding IS NOT NULL))),
@@ -49,6 +52,8 @@ CREATE TABLE public.entries (
 ALTER TABLE ONLY public.entries ALTER COLUMN embedding SET STORAGE MAIN;
 ALTER TABLE ONLY public.entries ALTER COLUMN body SET STORAGE EXTERNAL;
 ALTER TABLE ONLY public.entries ALTER COLUMN prompt_text SET STORAGE EXTERNAL;
+ALTER TABLE ONLY public.entries ALTER COLUMN cell SET STORAGE PLAIN;
+ALTER TABLE ONLY public.entries ALTER COLUMN code SET STORAGE PLAIN;
 
 CREATE TABLE public.policies (
     tenant text NOT NULL,
@@ -114,25 +119,25 @@ CREATE INDEX aliases_by_expiry ON public.aliases USING btree (tenant, policy_id,
 
 CREATE INDEX entries_by_age ON public.entries USING btree (tenant, policy_id, created_at);
 
+CREATE INDEX entries_by_cell ON public.entries USING btree (tenant, cell, semantic_expires_at) WHERE (cell IS NOT NULL);
+
 CREATE UNIQUE INDEX entries_by_exact_key ON public.entries USING btree (tenant, policy_id, scope, exact_key) WHERE (exact_key IS NOT NULL);
 
 CREATE INDEX entries_by_expiry ON public.entries USING btree (tenant, policy_id, GREATEST(exact_expires_at, semantic_expires_at));
 
-CREATE INDEX entries_by_partition ON public.entries USING btree (tenant, policy_id, scope, space, dimensions, partition) WHERE (dimensions IS NOT NULL);
-
 CREATE UNIQUE INDEX entries_by_prompt ON public.entries USING btree (tenant, policy_id, scope, space, dimensions, partition, prompt_hash) WHERE (exact_key IS NULL);
 
-CREATE INDEX entries_by_vector_1024 ON public.entries USING hnsw (((embedding)::public.halfvec(1024)) public.halfvec_cosine_ops) WHERE (dimensions = 1024);
+CREATE INDEX entries_by_vector_1024 ON public.entries USING hnsw ((((embedding OPERATOR(public.||) code))::public.halfvec(1040)) public.halfvec_cosine_ops) WITH (m='16', ef_construction='200') WHERE (dimensions = 1024);
 
-CREATE INDEX entries_by_vector_1536 ON public.entries USING hnsw (((embedding)::public.halfvec(1536)) public.halfvec_cosine_ops) WHERE (dimensions = 1536);
+CREATE INDEX entries_by_vector_1536 ON public.entries USING hnsw ((((embedding OPERATOR(public.||) code))::public.halfvec(1552)) public.halfvec_cosine_ops) WITH (m='16', ef_construction='200') WHERE (dimensions = 1536);
 
-CREATE INDEX entries_by_vector_3072 ON public.entries USING hnsw (((embedding)::public.halfvec(3072)) public.halfvec_cosine_ops) WHERE (dimensions = 3072);
+CREATE INDEX entries_by_vector_3072 ON public.entries USING hnsw ((((embedding OPERATOR(public.||) code))::public.halfvec(3088)) public.halfvec_cosine_ops) WITH (m='16', ef_construction='200') WHERE (dimensions = 3072);
 
-CREATE INDEX entries_by_vector_384 ON public.entries USING hnsw (((embedding)::public.halfvec(384)) public.halfvec_cosine_ops) WHERE (dimensions = 384);
+CREATE INDEX entries_by_vector_384 ON public.entries USING hnsw ((((embedding OPERATOR(public.||) code))::public.halfvec(400)) public.halfvec_cosine_ops) WITH (m='16', ef_construction='200') WHERE (dimensions = 384);
 
-CREATE INDEX entries_by_vector_512 ON public.entries USING hnsw (((embedding)::public.halfvec(512)) public.halfvec_cosine_ops) WHERE (dimensions = 512);
+CREATE INDEX entries_by_vector_512 ON public.entries USING hnsw ((((embedding OPERATOR(public.||) code))::public.halfvec(528)) public.halfvec_cosine_ops) WITH (m='16', ef_construction='200') WHERE (dimensions = 512);
 
-CREATE INDEX entries_by_vector_768 ON public.entries USING hnsw (((embedding)::public.halfvec(768)) public.halfvec_cosine_ops) WHERE (dimensions = 768);
+CREATE INDEX entries_by_vector_768 ON public.entries USING hnsw ((((embedding OPERATOR(public.||) code))::public.halfvec(784)) public.halfvec_cosine_ops) WITH (m='16', ef_construction='200') WHERE (dimensions = 768);
 
 CREATE INDEX shadow_hits_by_age ON public.shadow_hits USING btree (tenant, policy_id, created_at, id);
 
@@ -141,5 +146,3 @@ CREATE INDEX shadow_hits_by_entry ON public.shadow_hits USING btree (tenant, ent
 CREATE INDEX verdicts_by_age ON public.verdicts USING btree (tenant, policy_id, created_at, id);
 
 CREATE INDEX verdicts_by_entry ON public.verdicts USING btree (tenant, entry_id);
-
-CREATE STATISTICS public.entries_place (dependencies, mcv) ON tenant, policy_id, scope, space, dimensions, partition FROM public.entries;

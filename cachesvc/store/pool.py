@@ -27,30 +27,30 @@ _BAD_URL = "service.database_url: is not the URL of a PostgreSQL database"
 
 # Passed when connecting, so that nothing can undo them; behind PgBouncer, which refuses them, they
 # belong on the role.
-_SETTINGS = {
+SETTINGS = {
     "jit": "off",
     "synchronous_commit": "on",
-}
-# Lookups by key: one unique index is right at any size, and planning costs three times as much as
-# looking up. A plan made while the tables were small is forgotten soon.
-_KEYED = {**_SETTINGS, "enable_seqscan": "off"}
-_KEYED_PLAN_SECONDS = 30
-# Searches: the right plan depends on how large the partition is, so each has its own.
-_SEARCHING = {
-    **_SETTINGS,
-    "plan_cache_mode": "force_custom_plan",
-    # HNSW filters after it walks: without it a small scope in a large index is not found.
+    # Every statement is written so that one plan is right at any size: a key has its unique index,
+    # a search counts for itself how large its partition is. Planning costs more than looking up.
+    "plan_cache_mode": "force_generic_plan",
+    # What an empty table's plan would do, and what a walk through the HNSW index competes with.
+    "enable_seqscan": "off",
+    "enable_sort": "off",
+    # HNSW filters after it walks: where what is dead or another's lies in the way, it goes on.
     "hnsw.iterative_scan": "strict_order",
     "hnsw.ef_search": "100",
     # Bounds the walk where nothing near is left to find.
     "hnsw.max_scan_tuples": "20000",
 }
+# A plan made while the tables were small is forgotten soon.
+_PLAN_SECONDS = 30
 
 
 class Database:
     """Two pools of connections, which come back by themselves when the database does.
 
-    `keyed` serves statements that look up by key, `searching` those whose plan depends on the data.
+    `keyed` serves statements that look up by key; `searching` those that take longer, so that no
+    lookup by key waits for them.
     """
 
     def __init__(self, keyed: Leases, searching: Leases) -> None:
@@ -72,7 +72,7 @@ class Database:
         return found
 
     def connection(self) -> AbstractAsyncContextManager[Any]:
-        """A connection of one's own, for statements that are planned anew each time."""
+        """A connection of one's own, from among those for what takes longer."""
         return Hold(self._searching)
 
     async def close(self) -> None:
@@ -94,27 +94,20 @@ async def connect(
     searching = max(1, size // 2)
     keyed = max(1, size - searching)
     seconds = statement_timeout_ms / 1000
-    common = {
+    settings = {
+        **SETTINGS,
         "application_name": application_name,
         "statement_timeout": str(statement_timeout_ms),
         "lock_timeout": str(statement_timeout_ms),
         "idle_in_transaction_session_timeout": str(statement_timeout_ms * 10),
     }
-    keyed_pool = await _pool(
-        url,
-        keyed,
-        seconds,
-        {**common, **_KEYED},
-        max_cached_statement_lifetime=_KEYED_PLAN_SECONDS,
-    )
-    searching_pool = await _pool(url, searching, seconds, {**common, **_SEARCHING})
+    keyed_pool = await _pool(url, keyed, seconds, settings)
+    searching_pool = await _pool(url, searching, seconds, settings)
     wait = min(seconds, _MAX_WAIT_SECONDS)
     return Database(Leases(keyed_pool, wait), Leases(searching_pool, wait))
 
 
-async def _pool(
-    url: str, size: int, seconds: float, settings: dict[str, str], **options: object
-) -> Any:
+async def _pool(url: str, size: int, seconds: float, settings: dict[str, str]) -> Any:
     return await asyncpg.create_pool(
         url,
         # No floor: asyncpg would log a traceback a second while the database is away.
@@ -126,7 +119,7 @@ async def _pool(
         timeout=_CONNECT_SECONDS,
         command_timeout=seconds + _GRACE_SECONDS,
         server_settings=settings,
-        **options,
+        max_cached_statement_lifetime=_PLAN_SECONDS,
     )
 
 

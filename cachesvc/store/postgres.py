@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from pgvector import HalfVector
 
+from cachesvc.core.cells import cell_of, code_of
 from cachesvc.core.model import Answer, Candidate
 from cachesvc.core.policy import MAX_TTL_SECONDS, Policy, resolve
 from cachesvc.core.vectors import similarity
@@ -26,6 +27,9 @@ _FOREVER = timedelta(days=365 * 1000)
 # By so much the distance of two half-precision vectors may differ from what is judged. A miscalled
 # one costs time, not a decision: an answer that is not there is read by its id.
 _ROUNDING = 0.002
+# A scan's time goes by the bytes it reads.
+_SCANNED_VALUES = 768_000
+_FEWEST_SCANNED, _MOST_SCANNED = 500, 2000
 _KNOWN_FIELDS = frozenset(Policy.__struct_fields__)
 
 
@@ -67,6 +71,7 @@ class PostgresStore:
 
     async def find_nearest(self, query: NearestQuery) -> Found:
         place = query.place
+        cell = _cell(place, query.space, query.vector.size, query.partition)
         rows = await self._database.search(
             statement_for("find_nearest", query.vector.size),
             place.tenant,
@@ -78,6 +83,9 @@ class PostgresStore:
             query.top_k,
             _oldest(query.max_age_seconds),
             query.served_from - _ROUNDING,
+            HalfVector(np.concatenate([query.vector, code_of(cell)])),
+            cell,
+            exact_rows(query.vector.size),
         )
         # The index compares halves with halves. What is judged is the query itself with the stored
         # halves; equal ones go by age.
@@ -141,6 +149,11 @@ def read_policy_row(row: Any) -> PolicyRow:
     return PolicyRow(resolve(policy, row["id"], row["generation"]), row["revision"])
 
 
+def exact_rows(dimensions: int) -> int:
+    """The largest cell that is scanned exactly: beyond it the index is faster."""
+    return max(_FEWEST_SCANNED, min(_MOST_SCANNED, _SCANNED_VALUES // dimensions))
+
+
 def prompt_hash(prompt_text: str) -> bytes:
     return hashlib.sha256(prompt_text.encode()).digest()
 
@@ -183,9 +196,15 @@ def _oldest(max_age_seconds: float | None) -> timedelta:
     return timedelta(seconds=seconds)
 
 
+def _cell(place: Place, space: str, dimensions: int, partition: bytes) -> bytes:
+    return cell_of(place.tenant, place.policy_id, place.scope, space, dimensions, partition)
+
+
 def _values(entry: NewEntry) -> tuple[object, ...]:
     """The parameters that both puts share, in their order."""
-    ttl = entry.ttl_seconds
+    ttl, vector, cell = entry.ttl_seconds, entry.vector, None
+    if vector is not None:
+        cell = _cell(entry.place, entry.space, vector.size, entry.partition)
     return (
         entry.place.tenant,
         entry.place.policy_id,
@@ -194,7 +213,7 @@ def _values(entry: NewEntry) -> tuple[object, ...]:
         entry.space,
         entry.partition,
         prompt_hash(entry.prompt_text),
-        None if entry.vector is None else HalfVector(entry.vector),
+        None if vector is None else HalfVector(vector),
         entry.answer.body,
         entry.answer.media_type,
         entry.prompt_text.encode(),
@@ -207,4 +226,6 @@ def _values(entry: NewEntry) -> tuple[object, ...]:
         entry.provenance,
         None if ttl is None else min(ttl, MAX_TTL_SECONDS),
         uuid4(),
+        cell,
+        None if cell is None else HalfVector(code_of(cell)),
     )

@@ -65,7 +65,19 @@ LEFT JOIN LATERAL (
 WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
 
 
--- find_nearest -- the nearest live entries of one partition: $1 tenant, $2 policy, $3 scope, $4 space, $5 partition, $6 vector, $7 how many, $8 oldest age, $9 the similarity from which the nearest one's answer is wanted
+-- find_nearest -- the nearest live entries of one partition: $1 tenant, $2 policy, $3 scope, $4 space, $5 partition, $6 vector, $7 how many, $8 oldest age, $9 the similarity from which the nearest one's answer is wanted, $10 vector and code, $11 cell, $12 the largest cell that is scanned exactly
+WITH size AS MATERIALIZED (
+    -- A small cell is scanned, a large one walked through the index. Which it is, is counted and not
+    -- estimated: statistics are always late, and one plan then serves every cell.
+    SELECT count(*) AS live FROM (
+        SELECT FROM entries e
+        WHERE e.tenant = $1 AND e.cell = $11::bytea AND e.semantic_expires_at > now()
+        -- Each ORDER BY next to the table names the one index that has its order: where sorting is
+        -- off no other is taken, whatever the planner believes of the table.
+        ORDER BY e.semantic_expires_at
+        LIMIT $12::integer + 1
+    ) counted
+)
 SELECT
     p.revision, p.generation, now() AS now,
     f.id, f.embedding, f.created_at, f.media_type, f.prompt_tokens, f.completion_tokens,
@@ -81,25 +93,56 @@ SELECT
     ) AS expires_at
 FROM policies p
 LEFT JOIN LATERAL (
-    SELECT
-        e.id, e.embedding, e.created_at, e.semantic_expires_at,
-        e.body, e.media_type, e.prompt_tokens, e.completion_tokens, e.upstream_ms,
-        e.embedding::halfvec({dimensions}) <=> $6::halfvec({dimensions}) AS distance
-    FROM entries e
-    WHERE e.tenant = $1 AND e.policy_id = $2 AND e.scope = $3 AND e.space = $4
-        AND e.dimensions = {dimensions} AND e.partition = $5
-        -- All of what living means stands here, before LIMIT: a dead row must not take the place
-        -- of a live one.
-        AND e.semantic_expires_at > now()
-        -- Inside least(), so that no index on age is taken to find a partition.
-        AND least(e.created_at, 'infinity') > greatest(
-            p.semantic_floor, now() - p.semantic_ttl_seconds * interval '1 second',
-            now() - $8::interval
-        )
-        AND e.generation >= p.oldest_generation
-        AND e.quarantined_at IS NULL
-    ORDER BY e.embedding::halfvec({dimensions}) <=> $6::halfvec({dimensions})
-    LIMIT $7
+    (
+        SELECT
+            small.*, small.embedding::halfvec({dimensions}) <=> $6::halfvec({dimensions}) AS distance
+        FROM (
+            SELECT
+                e.id, e.embedding, e.created_at, e.semantic_expires_at,
+                e.body, e.media_type, e.prompt_tokens, e.completion_tokens, e.upstream_ms
+            FROM entries e
+            WHERE (SELECT s.live FROM size s) <= $12
+                AND e.tenant = $1 AND e.cell = $11
+                -- The cell finds, its parts decide.
+                AND e.policy_id = $2 AND e.scope = $3 AND e.space = $4
+                AND e.dimensions = {dimensions} AND e.partition = $5
+                -- All of what living means stands here, before LIMIT: a dead row must not take the
+                -- place of a live one.
+                AND e.semantic_expires_at > now()
+                AND e.created_at > greatest(
+                    p.semantic_floor, now() - p.semantic_ttl_seconds * interval '1 second',
+                    now() - $8::interval
+                )
+                AND e.generation >= p.oldest_generation
+                AND e.quarantined_at IS NULL
+            ORDER BY e.semantic_expires_at
+            LIMIT $12
+        ) small
+        ORDER BY distance
+        LIMIT $7
+    )
+    UNION ALL
+    (
+        SELECT
+            e.id, e.embedding, e.created_at, e.semantic_expires_at,
+            e.body, e.media_type, e.prompt_tokens, e.completion_tokens, e.upstream_ms,
+            e.embedding::halfvec({dimensions}) <=> $6::halfvec({dimensions})
+        FROM entries e
+        WHERE (SELECT s.live FROM size s) > $12
+            AND e.tenant = $1 AND e.cell = $11
+            AND e.policy_id = $2 AND e.scope = $3 AND e.space = $4
+            AND e.dimensions = {dimensions} AND e.partition = $5
+            AND e.semantic_expires_at > now()
+            AND e.created_at > greatest(
+                p.semantic_floor, now() - p.semantic_ttl_seconds * interval '1 second',
+                now() - $8::interval
+            )
+            AND e.generation >= p.oldest_generation
+            AND e.quarantined_at IS NULL
+        -- The code is the same all over the cell: within it this is the order of similarity.
+        ORDER BY (e.embedding || e.code)::halfvec({coded}) <=> $10::halfvec({coded})
+        LIMIT $7
+    )
 ) f ON true
 WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
 
@@ -117,7 +160,7 @@ WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
     AND e.quarantined_at IS NULL
 
 
--- put_by_exact_key -- keep an answer under its exact key: $1 tenant, $2 policy, $3 scope, $4 exact key, $5 space, $6 partition, $7 prompt hash, $8 vector, $9 body, $10 media type, $11 prompt, $12 prompt tokens, $13 completion tokens, $14 model, $15 tags, $16 upstream ms, $17 generation or null, $18 provenance, $19 TTL asked, $20 id
+-- put_by_exact_key -- keep an answer under its exact key: $1 tenant, $2 policy, $3 scope, $4 exact key, $5 space, $6 partition, $7 prompt hash, $8 vector, $9 body, $10 media type, $11 prompt, $12 prompt tokens, $13 completion tokens, $14 model, $15 tags, $16 upstream ms, $17 generation or null, $18 provenance, $19 TTL asked, $20 id, $21 cell, $22 code
 WITH policy AS MATERIALIZED (
     -- Shared with other puts, but not with a purge, which changes this row before it deletes: a put
     -- that saw the old generation has committed by then, and one that waited here sees the new.
@@ -135,11 +178,12 @@ WITH policy AS MATERIALIZED (
     INSERT INTO entries AS e (
         tenant, policy_id, scope, exact_key, space, partition, prompt_hash, embedding, dimensions,
         body, media_type, prompt_text, prompt_tokens, completion_tokens, model, tags, upstream_ms,
-        generation, provenance, id, created_at, exact_expires_at, semantic_expires_at
+        generation, provenance, id, cell, code, created_at, exact_expires_at,
+        semantic_expires_at
     )
     SELECT
         $1, $2, $3, $4, $5, $6, $7, $8::halfvec, vector_dims($8), $9, $10, $11, $12, $13, $14, $15,
-        $16, p.generation, $18, $20, now(), p.exact_expires_at,
+        $16, p.generation, $18, $20, $21, $22::halfvec, now(), p.exact_expires_at,
         CASE WHEN $8 IS NOT NULL THEN p.semantic_expires_at END
     FROM policy p
     WHERE $17::bigint IS NULL OR $17 = p.generation
@@ -147,7 +191,7 @@ WITH policy AS MATERIALIZED (
     DO UPDATE SET
         space = excluded.space, partition = excluded.partition,
         prompt_hash = excluded.prompt_hash, embedding = excluded.embedding,
-        dimensions = excluded.dimensions, body = excluded.body, media_type = excluded.media_type,
+        cell = excluded.cell, code = excluded.code, dimensions = excluded.dimensions, body = excluded.body, media_type = excluded.media_type,
         prompt_text = excluded.prompt_text, prompt_tokens = excluded.prompt_tokens,
         completion_tokens = excluded.completion_tokens, model = excluded.model,
         tags = excluded.tags, upstream_ms = excluded.upstream_ms, generation = excluded.generation,
@@ -182,17 +226,18 @@ WITH policy AS MATERIALIZED (
     INSERT INTO entries AS e (
         tenant, policy_id, scope, exact_key, space, partition, prompt_hash, embedding, dimensions,
         body, media_type, prompt_text, prompt_tokens, completion_tokens, model, tags, upstream_ms,
-        generation, provenance, id, created_at, exact_expires_at, semantic_expires_at
+        generation, provenance, id, cell, code, created_at, exact_expires_at,
+        semantic_expires_at
     )
     SELECT
         $1, $2, $3, $4::bytea, $5, $6, $7, $8, vector_dims($8), $9, $10, $11, $12, $13, $14, $15,
-        $16, p.generation, $18, $20, now(), NULL, p.semantic_expires_at
+        $16, p.generation, $18, $20, $21, $22::halfvec, now(), NULL, p.semantic_expires_at
     FROM policy p
     WHERE $17::bigint IS NULL OR $17 = p.generation
     ON CONFLICT (tenant, policy_id, scope, space, dimensions, partition, prompt_hash)
         WHERE exact_key IS NULL
     DO UPDATE SET
-        embedding = excluded.embedding, body = excluded.body, media_type = excluded.media_type,
+        embedding = excluded.embedding, cell = excluded.cell, code = excluded.code, body = excluded.body, media_type = excluded.media_type,
         prompt_text = excluded.prompt_text, prompt_tokens = excluded.prompt_tokens,
         completion_tokens = excluded.completion_tokens, model = excluded.model,
         tags = excluded.tags, upstream_ms = excluded.upstream_ms, generation = excluded.generation,
@@ -288,7 +333,8 @@ DROP INDEX CONCURRENTLY entries_by_vector_{dimensions}
 
 -- create_index -- index one number of dimensions while the table is in use
 CREATE INDEX CONCURRENTLY entries_by_vector_{dimensions} ON entries
-USING hnsw ((embedding::halfvec({dimensions})) halfvec_cosine_ops)
+USING hnsw (((embedding || code)::halfvec({coded})) halfvec_cosine_ops)
+WITH (m = 16, ef_construction = 200)
 WHERE dimensions = {dimensions}
 
 
@@ -791,5 +837,8 @@ WITH doomed AS MATERIALIZED (
 SELECT count(*) FROM gone
 
 
--- be_patient -- statements of this transaction may take a minute
-SET LOCAL statement_timeout = '60s'
+-- be_patient -- statements of this transaction may take a minute, and are planned by what they select
+SET LOCAL statement_timeout = '60s';
+SET LOCAL plan_cache_mode = force_custom_plan;
+SET LOCAL enable_seqscan = on;
+SET LOCAL enable_sort = on

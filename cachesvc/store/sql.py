@@ -6,6 +6,8 @@ import re
 from functools import cache
 from pathlib import Path
 
+from cachesvc.core.cells import CODE_DIMENSIONS
+
 _FILE = Path(__file__).with_name("queries.sql")
 _HEADING = re.compile(r"^-- (\w+) -- .+$", re.MULTILINE)
 
@@ -23,7 +25,8 @@ def statement(name: str) -> str:
 @cache
 def statement_for(name: str, dimensions: int) -> str:
     """A statement whose types and index depend on the number of dimensions."""
-    return _statements()[name].replace("{dimensions}", str(int(dimensions)))
+    text = _statements()[name].replace("{dimensions}", str(int(dimensions)))
+    return text.replace("{coded}", str(int(dimensions) + CODE_DIMENSIONS))
 
 
 def names() -> list[str]:
