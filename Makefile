@@ -70,6 +70,10 @@ fix: $(STAMP) ## Mend what the linter and the formatter can; the only target tha
 bench: $(STAMP) ## Measure hits, misses and the service, each beside its floor, in one run
 	@$(BIN)/python -m tests.bench $(ARGS)
 
+.PHONY: bench-recall
+bench-recall: $(STAMP) ## Measure what searches find of what is stored, beside an exact scan (an hour; ARGS=--quick)
+	@$(BIN)/python -m tests.bench.recall $(ARGS)
+
 .PHONY: schema
 schema: $(STAMP) ## Write migrations/schema.sql anew from the migrations
 	@$(BIN)/python -m tests.store.dump_schema

@@ -20,6 +20,8 @@ from cachesvc.store.base import UNREAD, Found, PolicyRow, Stored
 from cachesvc.store.sql import statement, statement_for
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cachesvc.store.base import ExactQuery, NearestQuery, NewEntry, Place
     from cachesvc.store.pool import Database
 
@@ -36,8 +38,10 @@ _KNOWN_FIELDS = frozenset(Policy.__struct_fields__)
 class PostgresStore:
     """Entries, aliases and policies in Postgres with pgvector: an EntryStore."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, scanned: Callable[[int], int] | None = None) -> None:
+        """`scanned` tells the largest cell, in rows, to be scanned exactly, by its dimensions."""
         self._database = database
+        self._scanned = scanned or exact_rows
 
     async def policy(self, tenant: str, policy_id: str) -> PolicyRow | None:
         row = await self._database.row(statement("policy"), tenant, policy_id)
@@ -85,7 +89,7 @@ class PostgresStore:
             query.served_from - _ROUNDING,
             HalfVector(np.concatenate([query.vector, code_of(cell)])),
             cell,
-            exact_rows(query.vector.size),
+            self._scanned(query.vector.size),
         )
         # The index compares halves with halves. What is judged is the query itself with the stored
         # halves; equal ones go by age.

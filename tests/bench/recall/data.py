@@ -1,0 +1,107 @@
+"""Entries by the hundred thousand, written as puts would leave them, and prompts like theirs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import numpy as np
+from pgvector import HalfVector
+
+from cachesvc.core.cells import cell_of, code_of
+from cachesvc.store.base import Place
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    Vectors = NDArray[np.float64]
+
+TENANT, POLICY, SPACE = "bench", "support", "bench"
+DIMENSIONS = 384
+TOPICS = 60
+_BODY = b"x" * 800
+_COPIED = 20_000
+COLUMNS = (
+    *("tenant", "id", "policy_id", "scope", "space", "dimensions", "partition", "prompt_hash"),
+    *("embedding", "cell", "code", "body", "prompt_text", "prompt_tokens", "completion_tokens"),
+    *("model", "tags", "generation", "provenance", "created_at", "semantic_expires_at"),
+)
+
+
+@dataclass
+class Workload:
+    """How many entries each scope holds, and whether all of them hold the same prompts."""
+
+    name: str
+    sizes: list[int]
+    same: bool
+    dice: np.random.Generator = field(default_factory=lambda: np.random.default_rng(7))
+
+    def __post_init__(self) -> None:
+        self.topics = _units(self.dice, TOPICS)
+        self.popular = self.prompts(max(self.sizes)) if self.same else None
+        self.stored: list[Vectors] = [
+            self.prompts(size) if self.popular is None else self.popular[:size]
+            for size in self.sizes
+        ]
+
+    @property
+    def rows(self) -> int:
+        return sum(self.sizes)
+
+    def prompts(self, number: int) -> Vectors:
+        """Unit vectors around a few topics, as prompts are: (number, d). Cosine .55 in a topic."""
+        own = _units(self.dice, number) * 0.9
+        return _unit(self.topics[self.dice.integers(0, TOPICS, number)] + own)
+
+    def place(self, scope: int) -> Place:
+        return Place(TENANT, POLICY, f"scope {scope}")
+
+    def records(self) -> Iterator[list[tuple[Any, ...]]]:
+        """Rows for COLUMNS, in batches, all scopes mixed as traffic mixes them."""
+        scopes = np.repeat(np.arange(len(self.sizes)), self.sizes)
+        indexes = np.concatenate([np.arange(size) for size in self.sizes])
+        order = self.dice.permutation(scopes.size)
+        for start in range(0, order.size, _COPIED):
+            yield [
+                self.record(int(scopes[n]), int(indexes[n])) for n in order[start : start + _COPIED]
+            ]
+
+    def record(self, scope: int, index: int) -> tuple[Any, ...]:
+        vector, now = self.stored[scope][index], datetime.now(timezone.utc)
+        name = self.place(scope).scope
+        cell = cell_of(TENANT, POLICY, name, SPACE, DIMENSIONS, b"")
+        id = id_of(scope, index)
+        return (
+            *(TENANT, id, POLICY, name, SPACE, DIMENSIONS, b"", id.bytes, HalfVector(vector)),
+            *(cell, HalfVector(code_of(cell)), _BODY, b"a prompt", 0, 0, "", [], 1, ""),
+            *(now, now + timedelta(days=1)),
+        )
+
+    def like(self, scope: int, index: int, cosine: float) -> Vectors:
+        """Another wording of a stored prompt: a unit vector at this cosine of it."""
+        stored = self.stored[scope][index]
+        other = self.dice.standard_normal(DIMENSIONS)
+        other -= float(other @ stored) * stored
+        other /= np.linalg.norm(other)
+        return np.asarray(cosine * stored + np.sqrt(1 - cosine**2) * other, dtype=np.float64)
+
+    def unlike(self) -> Vectors:
+        """A prompt that nothing stored is near to."""
+        return _units(self.dice, 1)[0]
+
+
+def id_of(scope: int, index: int) -> UUID:
+    return UUID(int=(scope << 64) + index)
+
+
+def _units(dice: np.random.Generator, number: int) -> Vectors:
+    return _unit(dice.standard_normal((number, DIMENSIONS)))
+
+
+def _unit(vectors: Vectors) -> Vectors:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True))
