@@ -12,6 +12,7 @@ import os
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,13 +20,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from cachesvc.core.model import Answer
 from cachesvc.core.policy import Policy
+from cachesvc.core.vectors import read_vector
 from cachesvc.store.admin import PostgresAdmin
+from cachesvc.store.base import NearestQuery, NewEntry
 from cachesvc.store.embedded import EmbeddedPostgres
 from cachesvc.store.migrate import migrate_in_subprocess
 from cachesvc.store.pool import connect
+from cachesvc.store.postgres import PostgresStore
 from cachesvc.store.sql import statement_for
-from tests.bench.recall.data import COLUMNS, DIMENSIONS, POLICY, TENANT, Workload, id_of
+from tests.bench.recall.data import COLUMNS, DIMENSIONS, POLICY, SPACE, TENANT, Workload, id_of
 from tests.bench.recall.ways import EXACT, OURS, PLAIN_INDEX, WAYS, Searcher, Way
 
 if TYPE_CHECKING:
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
     from cachesvc.store.pool import Database
 
 COSINE = 0.94
+PUT = 200
 # A benchmark's rows need not survive a power cut.
 _FAST = {
     "fsync": "off",
@@ -58,22 +64,29 @@ class Figures:
     far_p99: float
 
 
-def workloads(quick: bool, largest: int) -> list[Workload]:
+def workloads(quick: bool, largest: int) -> list[partial[Workload]]:
     """The worst one, the mixed one, and one partition alone to compare times with."""
     dice = np.random.default_rng(3)
     if quick:
         mixed = [3000, 2100, *([50] * 20)]
-        return [Workload("20 scopes x 200, same prompts", [200] * 20, True),
-                Workload("mixed sizes", mixed, False)]  # fmt: skip
+        return [
+            partial(Workload, "20 scopes x 200, same prompts", [200] * 20, same=True),
+            partial(Workload, "mixed sizes", mixed, same=False),
+        ]
     tens = [int(size) for size in np.geomspace(largest / 100, largest / 10, 10)]
     small = [int(size) for size in dice.integers(10, 101, largest // 100)]
+    mixed_name = (
+        f"mixed: one of {largest:,}, ten of {tens[0]:,} to {tens[-1]:,}, {len(small):,} of 10-100"
+    )
     return [
-        Workload("one scope of 200,000", [200_000], False),
-        Workload("200 scopes x 1,000, same prompts", [1000] * 200, True),
-        Workload("20 scopes x 10,000, same prompts", [10_000] * 20, True),
-        Workload(f"mixed: one of {largest:,}, ten down to {largest // 100:,}, "
-                 f"{len(small):,} of 10-100", [largest, *tens, *small], False),
-    ]  # fmt: skip
+        partial(Workload, "one scope of 200,000", [200_000], same=False),
+        partial(Workload, "200 scopes x 1,000, same prompts", [1000] * 200, same=True),
+        partial(Workload, "20 scopes x 10,000, same prompts", [10_000] * 20, same=True),
+        partial(
+            Workload, "20 scopes x 5,000, and as many expired ones", [5000] * 20, same=True, dead=1
+        ),
+        partial(Workload, mixed_name, [largest, *tens, *small], same=False),
+    ]
 
 
 async def load(database: Database, workload: Workload) -> None:
@@ -131,6 +144,26 @@ async def _measure(
     return Figures(way.name, size, again / asked, p50, p99, float(np.percentile(far, 99)))
 
 
+async def burst(workload: Workload, database: Database) -> None:
+    """Put into the largest cell, and ask for each at once."""
+    store, found, times = PostgresStore(database), 0, []
+    scope = int(np.argmax(workload.sizes))
+    for number, vector in enumerate(workload.prompts(PUT)):
+        entry = NewEntry(
+            workload.place(scope), Answer(b"{}", None), space=SPACE, prompt_text=str(number),
+            vector=read_vector(vector.tolist()),
+        )  # fmt: skip
+        began = time.perf_counter()
+        stored = await store.put(entry)
+        times.append((time.perf_counter() - began) * 1000)
+        query = NearestQuery(entry.place, b"", SPACE, workload.wording(vector, COSINE))
+        nearest = (await store.find_nearest(query)).candidates
+        found += bool(nearest) and nearest[0].entry_id == stored.entry_id
+    console.print(
+        f"  put just now: found {found / PUT:.3f}, a put takes p50 {np.median(times):.1f} ms"
+    )
+
+
 def groups(workload: Workload) -> list[tuple[str, list[int]]]:
     """Scopes by the size of their cell, in powers of ten."""
     by_size: dict[int, list[int]] = {}
@@ -160,9 +193,10 @@ async def run(options: argparse.Namespace, server: EmbeddedPostgres) -> list[Fig
     database = await connect(server.url, size=4, statement_timeout_ms=60_000)
     try:
         await PostgresAdmin(database).save_policy(TENANT, POLICY, Policy(sharing="shared"))
-        for workload in workloads(options.quick, options.largest):
-            if options.only and options.only not in workload.name:
+        for make in workloads(options.quick, options.largest):
+            if options.only not in make.args[0]:
                 continue
+            workload = make()
             console.print(f"[bold]{workload.name}")
             await load(database, workload)
             own += await compare(workload, database, options)
@@ -192,6 +226,7 @@ async def compare(
             rows += await measure(workload, way, database, options.asked)
             console.print(f"  measured: {way.name}")
     show(workload, rows)
+    await burst(workload, database)
     return [row for row in rows if row.way == OURS.name]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from pgvector import HalfVector
 
 from cachesvc.core.cells import cell_of, code_of
+from cachesvc.core.vectors import read_vector
 from cachesvc.store.base import Place
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Vectors = NDArray[np.float64]
+    from cachesvc.core.vectors import Vector
+
+    Vectors = NDArray[np.float32]  # half the memory, and more than the stored halves tell
 
 TENANT, POLICY, SPACE = "bench", "support", "bench"
 DIMENSIONS = 384
@@ -34,11 +37,15 @@ COLUMNS = (
 
 @dataclass
 class Workload:
-    """How many entries each scope holds, and whether all of them hold the same prompts."""
+    """How many entries each scope holds, and whether all of them hold the same prompts.
+
+    Beside each one that lives lie `dead` times as many that are expired and nearer to the queries.
+    """
 
     name: str
     sizes: list[int]
     same: bool
+    dead: float = 0.0
     dice: np.random.Generator = field(default_factory=lambda: np.random.default_rng(7))
 
     def __post_init__(self) -> None:
@@ -51,7 +58,10 @@ class Workload:
 
     @property
     def rows(self) -> int:
-        return sum(self.sizes)
+        return sum(size + self._dead(size) for size in self.sizes)
+
+    def _dead(self, size: int) -> int:
+        return int(self.dead * size)
 
     def prompts(self, number: int) -> Vectors:
         """Unit vectors around a few topics, as prompts are: (number, d). Cosine .55 in a topic."""
@@ -63,8 +73,9 @@ class Workload:
 
     def records(self) -> Iterator[list[tuple[Any, ...]]]:
         """Rows for COLUMNS, in batches, all scopes mixed as traffic mixes them."""
-        scopes = np.repeat(np.arange(len(self.sizes)), self.sizes)
-        indexes = np.concatenate([np.arange(size) for size in self.sizes])
+        numbers = [size + self._dead(size) for size in self.sizes]
+        scopes = np.repeat(np.arange(len(numbers)), numbers)
+        indexes = np.concatenate([np.arange(number) for number in numbers])
         order = self.dice.permutation(scopes.size)
         for start in range(0, order.size, _COPIED):
             yield [
@@ -72,27 +83,33 @@ class Workload:
             ]
 
     def record(self, scope: int, index: int) -> tuple[Any, ...]:
-        vector, now = self.stored[scope][index], datetime.now(timezone.utc)
+        """A row; one with an index beyond the scope's size is dead."""
+        size, now = self.sizes[scope], datetime.now(timezone.utc)
+        lives = index < size
+        vector = self.stored[scope][index] if lives else self.like(scope, index % size, 0.99)
         name = self.place(scope).scope
         cell = cell_of(TENANT, POLICY, name, SPACE, DIMENSIONS, b"")
         id = id_of(scope, index)
         return (
             *(TENANT, id, POLICY, name, SPACE, DIMENSIONS, b"", id.bytes, HalfVector(vector)),
             *(cell, HalfVector(code_of(cell)), _BODY, b"a prompt", 0, 0, "", [], 1, ""),
-            *(now, now + timedelta(days=1)),
+            *(now - timedelta(minutes=1), now + timedelta(days=1 if lives else -1)),
         )
 
-    def like(self, scope: int, index: int, cosine: float) -> Vectors:
-        """Another wording of a stored prompt: a unit vector at this cosine of it."""
-        stored = self.stored[scope][index]
+    def like(self, scope: int, index: int, cosine: float) -> Vector:
+        """Another wording of a stored prompt."""
+        return self.wording(self.stored[scope][index], cosine)
+
+    def wording(self, stored: Vectors, cosine: float) -> Vector:
+        """A unit vector at this cosine of `stored`, which is one, too."""
         other = self.dice.standard_normal(DIMENSIONS)
         other -= float(other @ stored) * stored
         other /= np.linalg.norm(other)
-        return np.asarray(cosine * stored + np.sqrt(1 - cosine**2) * other, dtype=np.float64)
+        return read_vector((cosine * stored + np.sqrt(1 - cosine**2) * other).tolist())
 
-    def unlike(self) -> Vectors:
+    def unlike(self) -> Vector:
         """A prompt that nothing stored is near to."""
-        return _units(self.dice, 1)[0]
+        return read_vector(_units(self.dice, 1)[0].tolist())
 
 
 def id_of(scope: int, index: int) -> UUID:
@@ -100,8 +117,10 @@ def id_of(scope: int, index: int) -> UUID:
 
 
 def _units(dice: np.random.Generator, number: int) -> Vectors:
-    return _unit(dice.standard_normal((number, DIMENSIONS)))
+    return _unit(dice.standard_normal((number, DIMENSIONS), dtype=np.float32))
 
 
 def _unit(vectors: Vectors) -> Vectors:
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True))
+    lengths: Vectors = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    units: Vectors = vectors / lengths
+    return units
