@@ -13,6 +13,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ from cachesvc.store.pool import connect
 from cachesvc.store.postgres import PostgresStore
 from cachesvc.store.sql import statement_for
 from tests.bench.recall.data import COLUMNS, DIMENSIONS, POLICY, SPACE, TENANT, Workload, id_of
-from tests.bench.recall.ways import EXACT, OURS, PLAIN_INDEX, WAYS, Searcher, Way
+from tests.bench.recall.ways import EXACT, OURS, WAYS, WIDTHS, Searcher, Way
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,11 +90,19 @@ def workloads(quick: bool, largest: int) -> list[partial[Workload]]:
     ]
 
 
+def widths() -> list[partial[Workload]]:
+    """Two large cells among more and more of one entry each, all with the same prompts."""
+    return [
+        partial(Workload, f"2 cells of 10,000 among {cells:,}", [10_000] * 2 + [1] * cells, True)
+        for cells in (100, 10_000, 1_000_000)
+    ]
+
+
 async def load(database: Database, workload: Workload) -> None:
     """Fill the table, index it, gather statistics; says how long it took and what it takes."""
     async with database.connection() as connection:
         await connection.execute("SET statement_timeout = 0; TRUNCATE entries")
-        await connection.execute("DROP INDEX IF EXISTS plain")
+        await connection.execute("DROP INDEX IF EXISTS other")
         await connection.execute(f"DROP INDEX IF EXISTS entries_by_vector_{DIMENSIONS}")
         began = time.perf_counter()
         for number, records in enumerate(workload.records()):
@@ -193,7 +202,8 @@ async def run(options: argparse.Namespace, server: EmbeddedPostgres) -> list[Fig
     database = await connect(server.url, size=4, statement_timeout_ms=60_000)
     try:
         await PostgresAdmin(database).save_policy(TENANT, POLICY, Policy(sharing="shared"))
-        for make in workloads(options.quick, options.largest):
+        made = widths() if options.widths else workloads(options.quick, options.largest)
+        for make in made:
             if options.only not in make.args[0]:
                 continue
             workload = make()
@@ -208,26 +218,29 @@ async def run(options: argparse.Namespace, server: EmbeddedPostgres) -> list[Fig
 async def compare(
     workload: Workload, database: Database, options: argparse.Namespace
 ) -> list[Figures]:
-    """All ways over one workload, in turn; the plain index stands beside ours for its own turn."""
+    """All ways over one workload, in turn; an index of their own stands beside the store's."""
     rows: list[Figures] = []
-    ways = [way for way in WAYS if not options.quick or way in (EXACT, OURS)]
-    if options.own:
-        ways = [OURS]
-    for way in [way for way in ways if not way.plain]:
-        asked = options.asked if way is not EXACT else min(options.asked, 100)
-        rows += await measure(workload, way, database, asked)
-        console.print(f"  measured: {way.name}")
-    plain = [way for way in ways if way.plain]
-    if plain:
+    for index, ways in groupby(ways_of(options), key=lambda way: way.index):
         async with database.connection() as connection:
             await connection.execute("SET statement_timeout = 0")
-            await connection.execute(PLAIN_INDEX, timeout=7200)
-        for way in plain:
-            rows += await measure(workload, way, database, options.asked)
+            await connection.execute("DROP INDEX IF EXISTS other")
+            if index is not None:
+                await connection.execute(index, timeout=7200)
+        for way in ways:
+            asked = min(options.asked, 100) if way is EXACT else options.asked
+            rows += await measure(workload, way, database, asked)
             console.print(f"  measured: {way.name}")
     show(workload, rows)
     await burst(workload, database)
     return [row for row in rows if row.way == OURS.name]
+
+
+def ways_of(options: argparse.Namespace) -> Sequence[Way]:
+    if options.widths:
+        return WIDTHS
+    if options.own:
+        return (OURS,)
+    return (EXACT, OURS) if options.quick else WAYS
 
 
 def main(arguments: list[str] | None = None) -> list[Figures]:
@@ -241,6 +254,7 @@ def main(arguments: list[str] | None = None) -> list[Figures]:
     parser.add_argument("--asked", type=int, default=400, help="queries of each way and cell size")
     parser.add_argument("--only", default="", help="workloads whose name has this in it")
     parser.add_argument("--own", action="store_true", help="the store's own way only")
+    parser.add_argument("--widths", action="store_true", help="compare widths of the code instead")
     options = parser.parse_args(arguments)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     sizes = {"shared_buffers": memory // 4, "maintenance_work_mem": memory // 5}

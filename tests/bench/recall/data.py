@@ -52,8 +52,8 @@ class Workload:
         self.topics = _units(self.dice, TOPICS)
         self.popular = self.prompts(max(self.sizes)) if self.same else None
         self.stored: list[Vectors] = [
-            self.prompts(size) if self.popular is None else self.popular[:size]
-            for size in self.sizes
+            self.prompts(size) if self.popular is None else self._popular(scope, size)
+            for scope, size in enumerate(self.sizes)
         ]
 
     @property
@@ -62,6 +62,12 @@ class Workload:
 
     def _dead(self, size: int) -> int:
         return int(self.dead * size)
+
+    def _popular(self, scope: int, size: int) -> Vectors:
+        """So many of the popular prompts; scopes that hold few hold different ones."""
+        assert self.popular is not None
+        start = scope % (len(self.popular) - size + 1)
+        return self.popular[start : start + size]
 
     def prompts(self, number: int) -> Vectors:
         """Unit vectors around a few topics, as prompts are: (number, d). Cosine .55 in a topic."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pgvector import HalfVector
 
-from cachesvc.core.cells import cell_of, code_of
+from cachesvc.core.cells import CODE_DIMENSIONS, cell_of, code_of
 from cachesvc.store.base import NearestQuery
 from cachesvc.store.postgres import PostgresStore
 from tests.bench.recall.data import DIMENSIONS, POLICY, SPACE, TENANT
@@ -22,48 +22,68 @@ if TYPE_CHECKING:
     from cachesvc.store.pool import Database
 
 _EVERYTHING = 1_000_000_000
-_CODED = DIMENSIONS + 16
+_BUILD = "m = 16, ef_construction = 200"
 _ROWS = (
     "SELECT id FROM entries WHERE tenant = $2 AND policy_id = $3 AND scope = $4 AND space = $5"
     f" AND dimensions = {DIMENSIONS} AND semantic_expires_at > now() ORDER BY"
 )
-PLAIN = f"{_ROWS} embedding::halfvec({DIMENSIONS}) <=> $1::halfvec({DIMENSIONS}) LIMIT 4"
-CODED = f"{_ROWS} (embedding || code)::halfvec({_CODED}) <=> $1::halfvec({_CODED}) LIMIT 4"
-# Beside the store's own index, which takes other expressions; made and dropped by the run.
-PLAIN_INDEX = (
-    f"CREATE INDEX plain ON entries USING hnsw ((embedding::halfvec({DIMENSIONS})) "
-    f"halfvec_cosine_ops) WHERE dimensions = {DIMENSIONS}"
-)
+
+
+def _searched(code: int) -> str:
+    """The indexed expression with so many dimensions of the code; 16 is the store's own index."""
+    short = f"l2_normalize(subvector(code, 1, {code}))::halfvec"
+    added = {0: "", 16: " || code"}.get(code, f" || {short}")
+    return f"(embedding{added})::halfvec({DIMENSIONS + code})"
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to search: settings of the connection, and what is asked."""
+    """One way to search: settings of the connection, and what is asked.
+
+    `code` is how many dimensions of the code are appended; None stands for the store's own
+    statement, and `scanned` for another bound of its exact scan.
+    """
 
     name: str
-    query: str | None = None  # None: the store's own statement
+    code: int | None = None
     settings: dict[str, str] = field(default_factory=dict)
-    scanned: int | None = None  # the store's own: another bound for the exact scan
+    scanned: int | None = None
 
     @property
-    def plain(self) -> bool:
-        return self.query is PLAIN
+    def query(self) -> str:
+        size = DIMENSIONS + (self.code or 0)
+        return f"{_ROWS} {_searched(self.code or 0)} <=> $1::halfvec({size}) LIMIT 4"
+
+    @property
+    def index(self) -> str | None:
+        """The statement that makes its index; None where the store's own serves."""
+        if self.code in (None, CODE_DIMENSIONS):
+            return None
+        built = f" WITH ({_BUILD})" if self.code else ""  # the usual one with pgvector's own values
+        return (
+            f"CREATE INDEX other ON entries USING hnsw (({_searched(self.code or 0)}) "
+            f"halfvec_cosine_ops){built} WHERE dimensions = {DIMENSIONS}"
+        )
 
 
 def _hnsw(ef_search: int, scan: str) -> dict[str, str]:
     return {"hnsw.ef_search": str(ef_search), "hnsw.iterative_scan": scan}
 
 
+_STRICT, _OFF = "strict_order", "off"
 OURS = Way("cachesvc: small cells scanned, large ones walked with their code")
 EXACT = Way("exact scan", scanned=_EVERYTHING)
 WAYS = (
     EXACT,
     OURS,
-    Way("code in the vector only, ef 100, strict_order", CODED, _hnsw(100, "strict_order")),
-    Way("code in the vector only, ef 40, off", CODED, _hnsw(40, "off")),
-    Way("plain HNSW, ef 200, strict_order", PLAIN, _hnsw(200, "strict_order")),
-    Way("plain HNSW, ef 40, strict_order", PLAIN, _hnsw(40, "strict_order")),
-    Way("plain HNSW, ef 40, off (the usual cache)", PLAIN, _hnsw(40, "off")),
+    Way("code in the vector only, ef 100, strict_order", 16, _hnsw(100, _STRICT)),
+    Way("code in the vector only, ef 40, off", 16, _hnsw(40, _OFF)),
+    Way("plain HNSW, ef 200, strict_order", 0, _hnsw(200, _STRICT)),
+    Way("plain HNSW, ef 40, strict_order", 0, _hnsw(40, _STRICT)),
+    Way("plain HNSW, ef 40, off (the usual cache)", 0, _hnsw(40, _OFF)),
+)
+WIDTHS = tuple(
+    Way(f"code of {code}, ef 100, strict_order", code, _hnsw(100, _STRICT)) for code in (16, 8, 4)
 )
 
 
@@ -81,14 +101,16 @@ class Searcher:
     async def nearest(self, place: Place, vector: Vector) -> tuple[UUID | None, float]:
         """The nearest entry's id, and ms."""
         began = time.perf_counter()
-        if self._way.query is None:
+        code = self._way.code
+        if code is None:
             found = await self._store.find_nearest(NearestQuery(place, b"", SPACE, vector))
             id = found.candidates[0].entry_id if found.candidates else None
         else:
             searched = vector
-            if not self._way.plain:
+            if code:
                 cell = cell_of(TENANT, POLICY, place.scope, SPACE, DIMENSIONS, b"")
-                searched = np.concatenate([vector, code_of(cell)])
+                drawn = code_of(cell)[:code]
+                searched = np.concatenate([vector, drawn / np.linalg.norm(drawn)])
             values = HalfVector(searched), TENANT, POLICY, place.scope, SPACE
             row = await self._connection.fetchrow(self._way.query, *values)
             id = row["id"] if row else None
