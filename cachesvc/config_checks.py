@@ -61,9 +61,12 @@ def _check_service(service: Service) -> None:
             f"service.listen: is {service.listen!r}; without [service.tls] it must be loopback"
             " (or start with --insecure)"
         )
-    scheme = urlsplit(service.database_url).scheme
-    if service.database_url and scheme not in ("postgresql", "postgres"):
-        raise ConfigError("service.database_url: must start with postgresql://")
+    for name in ("database_url", "listen_url"):
+        url = getattr(service, name)
+        if url and urlsplit(url).scheme not in ("postgresql", "postgres"):
+            raise ConfigError(f"service.{name}: must start with postgresql://")
+    _within("service.hot_bytes", service.hot_bytes, 0, 2**40)
+    _within("service.hot_ttl_seconds", service.hot_ttl_seconds, 0, 3600)
     _within("service.database_pool_size", service.database_pool_size, 1, 1000)
     _within("service.statement_timeout_ms", service.statement_timeout_ms, 10, 600_000)
     _within("service.max_connections", service.max_connections, 1, 1_000_000)

@@ -14,7 +14,7 @@ import msgspec
 
 LOCAL_BUDGET_MS = 50
 REMOTE_BUDGET_MS = 1000
-_SECRETS = frozenset({"scope_secret", "api_key", "database_url"})
+_SECRETS = frozenset({"scope_secret", "api_key", "database_url", "listen_url"})
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,6 +51,14 @@ class Service(Section, frozen=True):
     database_url_file: str = ""
     # Connections kept to the database. Raise it when lookups wait for one.
     database_pool_size: int = 8
+    # Where notifications come from, when `database_url` leads through a pooler that keeps them.
+    # Defaults to `database_url`.
+    listen_url: str = ""
+    listen_url_file: str = ""
+    # Answers kept in memory, those asked for most, and for how long.
+    # 0: every hit asks the database.
+    hot_bytes: int = 64 * 1024 * 1024
+    hot_ttl_seconds: float = 5.0
     # Longest a statement may run. Callers have deadlines of their own, so keep it short.
     statement_timeout_ms: int = 1000
     # Largest request body.

@@ -22,14 +22,19 @@ from cachesvc.service.put import Put
 from cachesvc.service.shadow import Shadow
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from starlette.types import Receive, Scope, Send
 
     from cachesvc.service.endpoint import Handler, OpenHandler
+    from cachesvc.service.exchange import Call, Reply
     from cachesvc.service.identity import Identities
     from cachesvc.service.telemetry import Telemetry
     from cachesvc.settings import Settings
     from cachesvc.store.base import AdminStore, EntryStore
     from cachesvc.store.records import RecordStore
+
+    Settled = Callable[[], Awaitable[None]]
 
 
 class Behind(NamedTuple):
@@ -76,8 +81,12 @@ def create_app(
     records: RecordStore,
     identities: Identities,
     telemetry: Telemetry,
+    settled: Settled | None = None,
 ) -> App:
-    """The main listener's app: /cache/*, /dp/cache/*, administration; without TLS all of it."""
+    """The main listener's app: /cache/*, /dp/cache/*, administration; without TLS all of it.
+
+    `settled` waits until what was just changed is known wherever answers are kept in memory.
+    """
     guard = Guard(settings, telemetry)
     bounds = Bounds.of_pool(settings.service)
     policies = Policies(store)
@@ -86,18 +95,19 @@ def create_app(
     put = Put(store, policies, behind.limits, telemetry, bounds)
     entries = Entries(admin, telemetry, bounds)
     operator = Admin(admin, policies, behind.limits, telemetry, bounds)
+    changed = _after(settled)
     handlers: dict[str, dict[str, Handler]] = {
         "/cache/lookup": {"POST": lookup},
         "/cache/put": {"POST": put},
-        "/cache/purge": {"POST": operator.purge},
-        "/cache/feedback": {"POST": Feedback(records, telemetry, bounds)},
+        "/cache/purge": {"POST": changed(operator.purge)},
+        "/cache/feedback": {"POST": changed(Feedback(records, telemetry, bounds))},
         "/cache/entries": {"GET": entries.list},
-        "/cache/entries/{entry_id}": {"GET": entries.get, "DELETE": entries.delete},
+        "/cache/entries/{entry_id}": {"GET": entries.get, "DELETE": changed(entries.delete)},
         "/policies": {"GET": operator.list_policies},
         "/policies/{policy_id}": {
             "GET": operator.get_policy,
-            "PUT": operator.put_policy,
-            "DELETE": operator.delete_policy,
+            "PUT": changed(operator.put_policy),
+            "DELETE": changed(operator.delete_policy),
         },
         "/stats": {"GET": operator.stats},
     }
@@ -109,6 +119,25 @@ def create_app(
     if not settings.service.tls.on:
         routes += _open_routes(settings, admin, telemetry, guard)
     return App(routes, guard, behind)
+
+
+def _after(settled: Settled | None) -> Callable[[Handler], Handler]:
+    """Handlers that reply when their change is known everywhere in this process."""
+
+    def wrapped(handler: Handler) -> Handler:
+        if settled is None:
+            return handler
+
+        async def settling(call: Call) -> Reply:
+            try:
+                return await handler(call)
+            finally:
+                # Also after a failure: half of a purge may be done.
+                await settled()
+
+        return settling
+
+    return wrapped
 
 
 def create_open_app(settings: Settings, admin: AdminStore, telemetry: Telemetry) -> App:

@@ -16,10 +16,12 @@ from cachesvc.edge.server import run as run_server
 from cachesvc.errors import ConfigError, StoreError
 from cachesvc.service.app import create_app, create_open_app
 from cachesvc.service.faults import FaultLog, describe, log
+from cachesvc.service.hot import HotGauges
 from cachesvc.service.identity import LOCAL, Identities
 from cachesvc.service.limits import CAUSE
 from cachesvc.service.telemetry import Telemetry
 from cachesvc.store.admin import PostgresAdmin
+from cachesvc.store.hot import HotStore
 from cachesvc.store.pool import connect
 from cachesvc.store.postgres import PostgresStore
 from cachesvc.store.postgres_records import PostgresRecords
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
     from cachesvc.service.app import App
     from cachesvc.settings import Service, Settings
-    from cachesvc.store.base import AdminStore
+    from cachesvc.store.base import AdminStore, EntryStore
     from cachesvc.store.pool import Database
     from cachesvc.store.records import RecordStore
 
@@ -60,10 +62,16 @@ async def serve(
         install_stop_signals(asyncio.get_running_loop(), stop)
     database = await _open(settings.service)
     store, admin = PostgresStore(database), PostgresAdmin(database)
+    hot = hot_store(settings.service, store)
     records, telemetry = PostgresRecords(database), Telemetry(settings)
     identities = Identities(settings.identity, settings.service.tls.on)
-    app = create_app(settings, store, admin, records, identities, telemetry)
     background = _in_background(reap(admin, records, telemetry))
+    if hot is None:
+        app = create_app(settings, store, admin, records, identities, telemetry)
+    else:
+        app = create_app(settings, hot, admin, records, identities, telemetry, hot.settled)
+        telemetry.registry.register(HotGauges(hot))
+        background += _in_background(hot.notices.run())
     if default_policy:
         made = _in_background(_create_default_policy(admin))
         background += made
@@ -95,6 +103,18 @@ async def _open(service: Service) -> Database:
         service.database_url,
         size=service.database_pool_size,
         statement_timeout_ms=service.statement_timeout_ms,
+    )
+
+
+def hot_store(service: Service, store: EntryStore) -> HotStore | None:
+    """The store with its hot tier, unless that is switched off."""
+    if not service.hot_bytes or not service.hot_ttl_seconds:
+        return None
+    return HotStore(
+        store,
+        service.listen_url or service.database_url,
+        most_bytes=service.hot_bytes,
+        ttl_seconds=service.hot_ttl_seconds,
     )
 
 

@@ -80,13 +80,15 @@ class Stored:
     """What became of a put. `entry_id` is None when it was dropped as `stale_generation`.
 
     `current` is the policy's generation when the put was judged; `newer` is True when the put
-    named a generation that does not exist yet (the service answers 422).
+    named a generation that does not exist yet (the service answers 422); `replaced` when there was
+    something to answer in its place before.
     """
 
     entry_id: UUID | None
     expires_at: datetime | None
     current: int
     newer: bool = False
+    replaced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,7 @@ class PostgresStore:
         if row is None:
             raise NotFound("cache_policy not found")
         newer = entry.generation is not None and entry.generation > row["current"]
-        return Stored(row["id"], row["expires_at"], row["current"], newer)
+        return Stored(row["id"], row["expires_at"], row["current"], newer, row["replaced"])
 
     async def add_alias(
         self,

@@ -204,8 +204,18 @@ WITH policy AS MATERIALIZED (
 ), superseded AS (
     DELETE FROM aliases a USING kept k
     WHERE a.tenant = $1 AND a.policy_id = $2 AND a.scope = $3 AND a.exact_key = $4
+    RETURNING a.entry_id
+), told AS MATERIALIZED (
+    -- Not of what is new: nobody has a copy of it, and a notification holds up every other commit.
+    SELECT pg_notify('cachesvc', json_build_array($1::text, $2::text, json_agg(c.id))::text)
+    FROM (
+        SELECT r.id FROM replaced r CROSS JOIN kept k UNION SELECT s.entry_id FROM superseded s
+    ) c
+    HAVING count(*) > 0
 )
-SELECT p.generation AS current, k.id, k.expires_at FROM policy p LEFT JOIN kept k ON true
+SELECT
+    p.generation AS current, k.id, k.expires_at, (SELECT count(*) FROM told) > 0 AS replaced
+FROM policy p LEFT JOIN kept k ON true
 
 
 -- put_by_prompt -- keep an answer that has no exact key: parameters as in put_by_exact_key, $4 is null
@@ -246,8 +256,14 @@ WITH policy AS MATERIALIZED (
     RETURNING e.id, e.semantic_expires_at AS expires_at
 ), unaliased AS (
     DELETE FROM aliases a USING kept k, replaced r WHERE a.tenant = $1 AND a.entry_id = r.id
+), told AS MATERIALIZED (
+    SELECT pg_notify('cachesvc', json_build_array($1::text, $2::text, json_agg(r.id))::text)
+    FROM replaced r CROSS JOIN kept k
+    HAVING count(*) > 0
 )
-SELECT p.generation AS current, k.id, k.expires_at FROM policy p LEFT JOIN kept k ON true
+SELECT
+    p.generation AS current, k.id, k.expires_at, (SELECT count(*) FROM told) > 0 AS replaced
+FROM policy p LEFT JOIN kept k ON true
 
 
 -- add_alias -- let an exact key be answered by an entry that lives: $1 tenant, $2 policy, $3 scope, $4 exact key, $5 entry, $6 similarity, $7 the policy's revision that the hit was judged under, or null
@@ -287,6 +303,18 @@ WITH policy AS MATERIALIZED (
     RETURNING 1
 )
 SELECT EXISTS (SELECT FROM policy) AS known, EXISTS (SELECT FROM kept) AS kept
+
+
+-- beat -- a notification of one's own: $1 channel
+SELECT pg_notify($1, '')
+
+
+-- beat_lightly -- beats of this session are not worth waiting for the disk
+SET synchronous_commit = off
+
+
+-- is_distributed -- whether statements run on other servers than this one, as with Citus
+SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')
 
 
 -- vector_schema -- where pgvector lives in this database; null when it is not there
@@ -385,7 +413,9 @@ WITH before AS MATERIALIZED (
     -- A new row has no floor yet, a written one has.
     RETURNING p.id, p.document, p.revision, p.generation, p.exact_floor > '-infinity' AS written
 )
-SELECT s.id, s.document, s.revision, s.generation, NOT coalesce(b.existed, s.written) AS created
+SELECT
+    s.id, s.document, s.revision, s.generation, NOT coalesce(b.existed, s.written) AS created,
+    pg_notify('cachesvc', json_build_array($1::text, s.id)::text)
 FROM saved s LEFT JOIN before b ON true
 
 
@@ -406,7 +436,7 @@ SET document = NULL,
     generation = generation + 1,
     oldest_generation = generation + 1, purged_at = now()
 WHERE tenant = $1 AND id = $2 AND document IS NOT NULL
-RETURNING id
+RETURNING id, pg_notify('cachesvc', json_build_array($1::text, id)::text)
 
 
 -- raise_generation -- the first half of a purge: $1 tenant, $2 policy or null for all, $3 entry or null, $4 whether the whole policy goes
@@ -430,7 +460,7 @@ SET generation = p.generation + 1,
     purged_at = CASE WHEN $4 THEN now() ELSE p.purged_at END
 FROM affected a
 WHERE p.tenant = $1 AND p.id = a.id
-RETURNING a.oldest_generation
+RETURNING a.oldest_generation, pg_notify('cachesvc', json_build_array($1::text, p.id)::text)
 
 
 -- policy_exists -- whether a tenant has a policy: $1 tenant, $2 id
@@ -494,7 +524,11 @@ WITH chunk AS MATERIALIZED (
     ORDER BY e.id
     FOR UPDATE OF e
 ), gone AS (
-    DELETE FROM entries e USING locked l WHERE e.tenant = $1 AND e.id = l.id RETURNING l.lived
+    DELETE FROM entries e USING locked l WHERE e.tenant = $1 AND e.id = l.id
+    RETURNING l.lived, e.policy_id
+), told AS MATERIALIZED (
+    SELECT pg_notify('cachesvc', json_build_array($1::text, g.policy_id)::text)
+    FROM (SELECT DISTINCT gone.policy_id FROM gone) g
 ), unaliased AS (
     DELETE FROM aliases a USING locked l WHERE a.tenant = $1 AND a.entry_id = l.id
 ), unshadowed AS (
@@ -503,7 +537,8 @@ WITH chunk AS MATERIALIZED (
 SELECT
     (SELECT c.id FROM chunk c ORDER BY c.id DESC LIMIT 1) AS last,
     (SELECT count(*) FROM gone) AS removed,
-    (SELECT count(*) FROM gone g WHERE g.lived) AS lived
+    (SELECT count(*) FROM gone g WHERE g.lived) AS lived,
+    (SELECT count(*) FROM told) AS told
 
 
 -- entry -- one entry, whole: $1 tenant, $2 id
@@ -744,7 +779,10 @@ WITH judged AS MATERIALIZED (
 )
 SELECT
     j.policy_id,
-    $4 = 'wrong' OR j.quarantined_at IS NOT NULL AND NOT $10 AS quarantined
+    $4 = 'wrong' OR j.quarantined_at IS NOT NULL AND NOT $10 AS quarantined,
+    CASE WHEN $4 = 'wrong' THEN
+        pg_notify('cachesvc', json_build_array($1::text, j.policy_id, json_build_array(j.id))::text)
+    END
 FROM judged j
 
 

@@ -17,7 +17,9 @@ import uvloop
 from cachesvc.edge.server import Listener, run
 from cachesvc.errors import Unauthenticated
 from cachesvc.service.app import create_app
+from cachesvc.service.hot import HotGauges
 from cachesvc.service.identity import LOCAL, Caller, Identities
+from cachesvc.service.run import hot_store
 from cachesvc.service.telemetry import Telemetry
 from cachesvc.settings import Service, Settings
 from cachesvc.store.admin import PostgresAdmin
@@ -28,6 +30,8 @@ from cachesvc.store.postgres_records import PostgresRecords
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
+
+    from cachesvc.store.hot import HotStore
 
 JSON = "application/json"
 MESSAGEPACK = "application/msgpack"
@@ -79,6 +83,7 @@ class Running:
         self._stop: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._failure: BaseException | None = None
+        self.hot: HotStore | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Running:
@@ -117,14 +122,21 @@ class Running:
             size=settings.service.database_pool_size,
             statement_timeout_ms=settings.service.statement_timeout_ms,
         )
+        telemetry, store = Telemetry(settings), PostgresStore(database)
+        self.hot = hot_store(settings.service, store)
         app = create_app(
             settings,
-            PostgresStore(database),
+            self.hot or store,
             PostgresAdmin(database),
             PostgresRecords(database),
             Named(),
-            Telemetry(settings),
+            telemetry,
+            self.hot.settled if self.hot else None,
         )
+        listening = None
+        if self.hot:
+            telemetry.registry.register(HotGauges(self.hot))
+            listening = asyncio.create_task(self.hot.notices.run())
 
         def ready(urls: list[str]) -> None:
             self.url = urls[0]
@@ -138,6 +150,9 @@ class Running:
                 grace_seconds=1.0,
             )
         finally:
+            if listening:
+                listening.cancel()
+                await asyncio.wait([listening])
             await app.drain(1.0)
             await database.close()
 

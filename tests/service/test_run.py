@@ -126,7 +126,8 @@ def frozen(server: EmbeddedPostgres) -> Iterator[None]:
 async def test_a_frozen_database_costs_a_caller_no_more_than_the_deadline(
     own_postgres: EmbeddedPostgres,
 ) -> None:
-    async with served(own_postgres.url, statement_timeout_ms=TIMEOUT_MS) as client:
+    # Nothing from memory, which a frozen database does not hold up at once.
+    async with served(own_postgres.url, statement_timeout_ms=TIMEOUT_MS, hot_bytes=0) as client:
         await until(client, "/policies/default", 200)
         await client.post("/cache/lookup", json=LOOKUP)
         with frozen(own_postgres):
@@ -143,6 +144,25 @@ async def test_a_frozen_database_costs_a_caller_no_more_than_the_deadline(
         assert sorted(took)[1] < TIMEOUT_MS / 1000 + 0.2
         assert max(took) < TIMEOUT_MS / 1000 + 0.5
         await until(client, "/policies/default", 200, seconds=5)
+
+
+async def test_a_frozen_database_is_told_from_a_quiet_one_within_a_second(
+    own_postgres: EmbeddedPostgres,
+) -> None:
+    async with served(own_postgres.url, statement_timeout_ms=TIMEOUT_MS) as client:
+        await until(client, "/policies/default", 200)
+        await client.post("/cache/put", json=PUT)
+        await until_hot(client)
+        with frozen(own_postgres):
+            await asyncio.sleep(1.0)  # nobody knows by now what others have purged meanwhile
+            refused(await client.post("/cache/lookup", json=LOOKUP), 503, "UNAVAILABLE")
+
+
+async def until_hot(client: httpx.AsyncClient) -> None:
+    """Ask until an answer has come from memory."""
+    async with asyncio.timeout(10):
+        while 'hot_hits_total{tier="exact"} 0.0' in (await client.get("/metrics")).text:
+            assert (await client.post("/cache/lookup", json=LOOKUP)).json()["hit"]
 
 
 async def test_a_stop_is_bounded_while_the_database_is_frozen(
