@@ -74,6 +74,19 @@ bench: $(STAMP) ## Measure hits, misses and the service, each beside its floor, 
 bench-recall: $(STAMP) ## Measure what searches find of what is stored, beside an exact scan (an hour; ARGS=--quick)
 	@$(BIN)/python -m tests.bench.recall $(ARGS)
 
+PEERS := tests/bench/peers/requirements
+PEERS_READY := $(CLIENTS)/gptcache.ready $(CLIENTS)/litellm.ready
+
+$(CLIENTS)/gptcache.ready: $(PEERS)/gptcache.txt
+	@echo "peers: installing $< into $(CLIENTS)/gptcache"
+	@rm -rf $(CLIENTS)/gptcache && mkdir -p $(CLIENTS) && $(PYTHON) -m venv $(CLIENTS)/gptcache
+	@$(CLIENTS)/gptcache/bin/pip install -q --no-compile --disable-pip-version-check -r $<
+	@touch $@
+
+.PHONY: bench-peers
+bench-peers: $(STAMP) $(PEERS_READY) ## Measure cachesvc beside GPTCache and LiteLLM, 10 minutes (2 with ARGS=--quick)
+	@$(BIN)/python -m tests.bench.peers $(ARGS)
+
 .PHONY: schema
 schema: $(STAMP) ## Write migrations/schema.sql anew from the migrations
 	@$(BIN)/python -m tests.store.dump_schema

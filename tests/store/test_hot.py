@@ -13,6 +13,7 @@ from cachesvc.store.hot import HotStore
 from cachesvc.store.postgres import PostgresStore
 from tests.postgres import POLICY, TENANT, Stores
 from tests.store.entries import exact, near, nearest, new, save, unit
+from tests.store.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -48,9 +49,11 @@ async def hot(stores: Stores) -> AsyncIterator[tuple[HotStore, Slow]]:
     slow = Slow(stores)
     store = HotStore(slow, stores.url, most_bytes=10**6, ttl_seconds=60)
     listening = asyncio.create_task(store.notices.run())
-    async with asyncio.timeout(20):
-        while not store.notices.holds:
-            await asyncio.sleep(0)
+
+    async def trusted() -> bool:
+        return store.notices.holds
+
+    await until(trusted)
     yield store, slow
     listening.cancel()
     await asyncio.wait([listening])
@@ -85,7 +88,8 @@ async def test_a_reading_under_way_while_something_changes_is_not_kept(
     by_key = asyncio.create_task(store.find_exact(exact("a")))
     by_vector = asyncio.create_task(store.find_nearest(nearest(unit(1))))
     while slow.queries < 2:
-        await asyncio.sleep(0)
+        slow.found.clear()
+        await slow.found.wait()
     if change == "put":
         await store.put(new("a", vector=unit(1)))
     else:

@@ -7,7 +7,6 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import numpy as np
 import pytest
 from pgvector import HalfVector
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from cachesvc.core.vectors import Vector
 
 D = 64  # indexed by these tests: 384 would take longer to index
-SMALL, LARGE = 40, 2400
+SMALL, LARGE = 40, 1200
 SCOPES = 12
 COLUMNS = (
     *("tenant", "id", "policy_id", "scope", "space", "dimensions", "partition", "prompt_hash"),
@@ -141,5 +140,4 @@ async def test_every_part_of_a_cell_keeps_its_vectors_apart(stores: Stores, part
 def test_a_longer_vector_is_scanned_for_in_fewer_rows() -> None:
     rows = [exact_rows(dimensions) for dimensions in (1, 384, 768, 1536, 3984)]
     assert rows == sorted(rows, reverse=True)
-    assert (rows[0], rows[-1]) == (2000, 500)
-    assert np.all(np.array(rows) * np.array([1, 384, 768, 1536, 3984]) <= 2_000_000)
+    assert rows == [1000, 1000, 500, 250, 250]
