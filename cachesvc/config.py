@@ -110,7 +110,7 @@ def _read_environment(
         name, where = f"{prefix}_{field.name.upper()}", (*at, field.name)
         if isinstance(field.type, type) and issubclass(field.type, Section):
             _read_environment(tree, field.type, name, where)
-        elif field.name not in ("identity", "embed_tables") and name in os.environ:
+        elif field.name not in ("identity", "tenant", "embed_tables") and name in os.environ:
             _set(tree, where, _from_text(os.environ[name], field.type, name))
 
 

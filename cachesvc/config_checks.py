@@ -26,6 +26,7 @@ def check(settings: Settings) -> None:
     for name, table in settings.embed_tables.items():
         _check_embed(f"embed.{name}", table)
     _check_identities(settings)
+    _check_tenants(settings)
     _all_or_none("service.tls", settings.service.tls, ("cert_file", "key_file", "client_ca_file"))
     _all_or_none("proxy.tls", settings.proxy.tls, ("cert_file", "key_file", "ca_file"))
 
@@ -65,6 +66,8 @@ def _check_service(service: Service) -> None:
         url = getattr(service, name)
         if url and urlsplit(url).scheme not in ("postgresql", "postgres"):
             raise ConfigError(f"service.{name}: must start with postgresql://")
+    _within("service.tenant_max_entries", service.tenant_max_entries, 0, 10**12)
+    _within("service.tenant_max_bytes", service.tenant_max_bytes, 0, 10**15)
     _within("service.hot_bytes", service.hot_bytes, 0, 2**40)
     _within("service.hot_ttl_seconds", service.hot_ttl_seconds, 0, 3600)
     _within("service.database_pool_size", service.database_pool_size, 1, 1000)
@@ -153,6 +156,18 @@ def _check_identities(settings: Settings) -> None:
         raise ConfigError(
             "identity: needs [service.tls]; without it every caller is tenant default"
         )
+
+
+def _check_tenants(settings: Settings) -> None:
+    seen: set[str] = set()
+    for i, tenant in enumerate(settings.tenant):
+        if not _TENANT.fullmatch(tenant.name):
+            raise ConfigError(f"tenant[{i}].name: must match {_TENANT.pattern}")
+        if tenant.name in seen:
+            raise ConfigError(f"tenant[{i}].name: {tenant.name} stands in two tables")
+        seen.add(tenant.name)
+        _within(f"tenant[{i}].max_entries", tenant.max_entries, 0, 10**12)
+        _within(f"tenant[{i}].max_bytes", tenant.max_bytes, 0, 10**15)
 
 
 def _check_url(field: str, value: str) -> None:

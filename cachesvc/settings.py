@@ -59,6 +59,9 @@ class Service(Section, frozen=True):
     # 0: every hit asks the database.
     hot_bytes: int = 64 * 1024 * 1024
     hot_ttl_seconds: float = 5.0
+    # What each tenant may hold in all, beside the limits of its policies. 0: no limit.
+    tenant_max_entries: int = 0
+    tenant_max_bytes: int = 0
     # Longest a statement may run. Callers have deadlines of their own, so keep it short.
     statement_timeout_ms: int = 1000
     # Largest request body.
@@ -161,6 +164,14 @@ class Identity(Section, frozen=True):
     sha256: str = ""
 
 
+class TenantLimits(Section, frozen=True):
+    """What one tenant may hold, in the place of `service.tenant_max_…`. 0: no limit."""
+
+    name: str
+    max_entries: int = 0
+    max_bytes: int = 0
+
+
 class Settings(Section, frozen=True):
     # Holds Postgres, the built model and the scope secret.
     # Defaults to $XDG_DATA_HOME/cachesvc, else ~/.local/share/cachesvc.
@@ -171,6 +182,17 @@ class Settings(Section, frozen=True):
     # `[embed.<name>]`: other embedders, for the policies whose `embed` names them.
     embed_tables: dict[str, Embed] = {}
     identity: tuple[Identity, ...] = ()
+    tenant: tuple[TenantLimits, ...] = ()
+
+    def tenant_limits(self, name: str) -> TenantLimits:
+        """What this tenant may hold."""
+        for limits in self.tenant:
+            if limits.name == name:
+                return limits
+        service = self.service
+        return TenantLimits(
+            name=name, max_entries=service.tenant_max_entries, max_bytes=service.tenant_max_bytes
+        )
 
     @property
     def data_path(self) -> Path:

@@ -85,6 +85,8 @@ class EntrySummary(msgspec.Struct, kw_only=True):
     aliases: int
     state: str
     body_bytes: int
+    hits: int
+    last_hit_at: str | None
     media_type: str | UnsetType = UNSET
 
 

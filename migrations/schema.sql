@@ -14,7 +14,8 @@ CREATE TABLE public.aliases (
     similarity double precision NOT NULL,
     created_at timestamp with time zone NOT NULL,
     expires_at timestamp with time zone NOT NULL
-);
+)
+WITH (autovacuum_vacuum_scale_factor='0.1', autovacuum_analyze_scale_factor='0.05');
 
 CREATE TABLE public.entries (
     tenant text NOT NULL,
@@ -43,17 +44,29 @@ CREATE TABLE public.entries (
     quarantined_at timestamp with time zone,
     cell bytea,
     code public.halfvec,
+    bytes integer GENERATED ALWAYS AS (((octet_length(body) + octet_length(prompt_text)) + (COALESCE(dimensions, 0) * 2))) STORED NOT NULL,
     CONSTRAINT entries_cell CHECK ((((cell IS NULL) = (dimensions IS NULL)) AND ((code IS NULL) = (dimensions IS NULL)) AND ((code IS NULL) OR (public.vector_dims(code) = 16)))),
     CONSTRAINT entries_dimensions CHECK ((NOT (dimensions IS DISTINCT FROM public.vector_dims(embedding)))),
     CONSTRAINT entries_exact_tier CHECK (((exact_key IS NULL) = (exact_expires_at IS NULL))),
     CONSTRAINT entries_findable CHECK (((exact_key IS NOT NULL) OR (embedding IS NOT NULL))),
     CONSTRAINT entries_semantic_tier CHECK (((embedding IS NULL) = (semantic_expires_at IS NULL)))
-);
+)
+WITH (autovacuum_vacuum_scale_factor='0.1', autovacuum_analyze_scale_factor='0.05');
 ALTER TABLE ONLY public.entries ALTER COLUMN embedding SET STORAGE MAIN;
 ALTER TABLE ONLY public.entries ALTER COLUMN body SET STORAGE EXTERNAL;
 ALTER TABLE ONLY public.entries ALTER COLUMN prompt_text SET STORAGE EXTERNAL;
 ALTER TABLE ONLY public.entries ALTER COLUMN cell SET STORAGE PLAIN;
 ALTER TABLE ONLY public.entries ALTER COLUMN code SET STORAGE PLAIN;
+
+CREATE TABLE public.hit_counts (
+    tenant text NOT NULL,
+    entry_id uuid NOT NULL,
+    policy_id text NOT NULL,
+    hits bigint NOT NULL,
+    tokens_saved bigint NOT NULL,
+    last_hit_at timestamp with time zone NOT NULL
+)
+WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.05');
 
 CREATE TABLE public.policies (
     tenant text NOT NULL,
@@ -104,6 +117,9 @@ ALTER TABLE ONLY public.aliases
 ALTER TABLE ONLY public.entries
     ADD CONSTRAINT entries_pkey PRIMARY KEY (tenant, id);
 
+ALTER TABLE ONLY public.hit_counts
+    ADD CONSTRAINT hit_counts_pkey PRIMARY KEY (tenant, entry_id);
+
 ALTER TABLE ONLY public.policies
     ADD CONSTRAINT policies_pkey PRIMARY KEY (tenant, id);
 
@@ -117,7 +133,7 @@ CREATE INDEX aliases_by_entry ON public.aliases USING btree (tenant, entry_id);
 
 CREATE INDEX aliases_by_expiry ON public.aliases USING btree (tenant, policy_id, expires_at);
 
-CREATE INDEX entries_by_age ON public.entries USING btree (tenant, policy_id, created_at);
+CREATE INDEX entries_by_age ON public.entries USING btree (tenant, policy_id, created_at) INCLUDE (bytes);
 
 CREATE INDEX entries_by_cell ON public.entries USING btree (tenant, cell, semantic_expires_at) WHERE (cell IS NOT NULL);
 

@@ -296,7 +296,7 @@ async def test_a_database_of_the_first_release_is_upgraded_with_what_it_holds(
         assert len((await entries.find_nearest(nearest(unit(1)))).candidates) == 1
         (count,) = await admin.counts(TENANT)
         assert (count.entries, count.aliases, count.shadow_hits) == (1, 1, 0)
-        assert await admin.remove_overflow(TENANT, POLICY) == 0
+        assert await admin.remove_overflow((await admin.limited())[0]) == 0
         wrong = NewVerdict(TENANT, entry_id, None, wrong=True, source="me", lifts=True)
         assert await PostgresRecords(database).give_verdict(wrong) == (POLICY, True)
         assert (await entries.find_exact(exact("a"))).dead == "quarantined"

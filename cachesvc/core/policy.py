@@ -59,6 +59,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     collapse: bool = True
     max_body_bytes: int = 1_048_576
     max_entries: int | None = None
+    max_bytes: int | None = None  # of bodies, prompts and vectors
     bypass_on: tuple[BypassRule, ...] = ()
     max_temperature: float | None = None
     cacheable_finish_reasons: tuple[str, ...] | None = None
@@ -152,6 +153,8 @@ def check_policy(policy: Policy, policy_id: str) -> None:
     _within("max_body_bytes", policy.max_body_bytes, 0, MAX_BODY_BYTES)
     if policy.max_entries is not None:
         _within("max_entries", policy.max_entries, 1, 10**12)
+    if policy.max_bytes is not None:
+        _within("max_bytes", policy.max_bytes, 1, 10**15)
     if policy.max_temperature is not None:
         _within("max_temperature", policy.max_temperature, 0, 100)
     _within(

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from starlette.routing import Route, Router
 
 from cachesvc.service.admin import Admin
-from cachesvc.service.aliases import Aliases
+from cachesvc.service.behind import behind
 from cachesvc.service.bounds import Bounds
 from cachesvc.service.endpoint import Endpoint, Guard, Nowhere, OpenEndpoint
 from cachesvc.service.entries import Entries
 from cachesvc.service.feedback import Feedback
 from cachesvc.service.health import Health
-from cachesvc.service.limits import Limits
 from cachesvc.service.lookup import Lookup
 from cachesvc.service.openapi import OpenAPI, paths_of
 from cachesvc.service.policies import Policies
 from cachesvc.service.put import Put
-from cachesvc.service.shadow import Shadow
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from starlette.types import Receive, Scope, Send
 
+    from cachesvc.service.behind import Behind
     from cachesvc.service.endpoint import Handler, OpenHandler
     from cachesvc.service.exchange import Call, Reply
     from cachesvc.service.identity import Identities
@@ -35,19 +33,6 @@ if TYPE_CHECKING:
     from cachesvc.store.records import RecordStore
 
     Settled = Callable[[], Awaitable[None]]
-
-
-class Behind(NamedTuple):
-    """What goes on after callers have their replies."""
-
-    aliases: Aliases
-    shadow: Shadow
-    limits: Limits
-
-    async def drain(self, seconds: float) -> None:
-        await asyncio.gather(
-            self.aliases.drain(seconds), self.shadow.drain(seconds), self.limits.drain(seconds)
-        )
 
 
 class App:
@@ -90,11 +75,11 @@ def create_app(
     guard = Guard(settings, telemetry)
     bounds = Bounds.of_pool(settings.service)
     policies = Policies(store)
-    behind = Behind(Aliases(store, telemetry), Shadow(records, telemetry), Limits(admin, telemetry))
-    lookup = Lookup(store, policies, behind.aliases, behind.shadow, telemetry, bounds)
-    put = Put(store, policies, behind.limits, telemetry, bounds)
+    off_path = behind(settings, store, admin, records, telemetry)
+    lookup = Lookup(store, policies, off_path, telemetry, bounds)
+    put = Put(store, policies, off_path.limits, telemetry, bounds)
     entries = Entries(admin, telemetry, bounds)
-    operator = Admin(admin, policies, behind.limits, telemetry, bounds)
+    operator = Admin(admin, policies, off_path.limits, telemetry, bounds)
     changed = _after(settled)
     handlers: dict[str, dict[str, Handler]] = {
         "/cache/lookup": {"POST": lookup},
@@ -118,7 +103,7 @@ def create_app(
     ]
     if not settings.service.tls.on:
         routes += _open_routes(settings, admin, telemetry, guard)
-    return App(routes, guard, behind)
+    return App(routes, guard, off_path)
 
 
 def _after(settled: Settled | None) -> Callable[[Handler], Handler]:

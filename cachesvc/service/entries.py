@@ -147,6 +147,8 @@ def _told(row: EntryRow) -> dict[str, Any]:
         "aliases": row.aliases,
         "state": row.state,
         "body_bytes": row.body_bytes,
+        "hits": row.hits,
+        "last_hit_at": _moment(row.last_hit_at),
         "media_type": UNSET if answer.media_type is None else answer.media_type,
     }
 

@@ -17,13 +17,12 @@ from cachesvc.wire import check_lookup
 
 if TYPE_CHECKING:
     from cachesvc.core.policy import Policy
-    from cachesvc.service.aliases import Aliases
     from cachesvc.service.asked import Asked
+    from cachesvc.service.behind import Behind
     from cachesvc.service.bounds import Bounds
     from cachesvc.service.exchange import Call
     from cachesvc.service.judged import Judged
     from cachesvc.service.policies import Policies
-    from cachesvc.service.shadow import Shadow
     from cachesvc.service.telemetry import Telemetry
     from cachesvc.store.base import EntryStore, Found, NearestQuery, PolicyRow
 
@@ -37,15 +36,13 @@ class Lookup:
         self,
         store: EntryStore,
         policies: Policies,
-        aliases: Aliases,
-        shadow: Shadow,
+        behind: Behind,
         telemetry: Telemetry,
         bounds: Bounds,
     ) -> None:
         self._store = store
         self._policies = policies
-        self._aliases = aliases
-        self._shadow = shadow
+        self._aliases, self._shadow, self._hits = behind.aliases, behind.shadow, behind.hits
         self._telemetry = telemetry
         self._bounds = bounds
 
@@ -139,6 +136,7 @@ class Lookup:
         count = counted(place, judged)
         if count.outcome == "hit" and isinstance(outcome, Hit):
             telemetry.saved(place.tenant, place.policy_id, outcome.candidate.answer)
+            self._hits.saw(place.tenant, outcome.candidate)
         if asked.retry:
             return
         if asked.after_exact and asked.key is not None:

@@ -18,7 +18,7 @@ from cachesvc.service.app import create_app, create_open_app
 from cachesvc.service.faults import FaultLog, describe, log
 from cachesvc.service.hot import HotGauges
 from cachesvc.service.identity import LOCAL, Identities
-from cachesvc.service.limits import CAUSE
+from cachesvc.service.limits import cause_of, room_of
 from cachesvc.service.telemetry import Telemetry
 from cachesvc.store.admin import PostgresAdmin
 from cachesvc.store.hot import HotStore
@@ -65,7 +65,7 @@ async def serve(
     hot = hot_store(settings.service, store)
     records, telemetry = PostgresRecords(database), Telemetry(settings)
     identities = Identities(settings.identity, settings.service.tls.on)
-    background = _in_background(reap(admin, records, telemetry))
+    background = _in_background(reap(settings, admin, records, telemetry))
     if hot is None:
         app = create_app(settings, store, admin, records, identities, telemetry)
     else:
@@ -119,7 +119,11 @@ def hot_store(service: Service, store: EntryStore) -> HotStore | None:
 
 
 async def reap(
-    admin: AdminStore, records: RecordStore, telemetry: Telemetry, every: float = _REAP_SECONDS
+    settings: Settings,
+    admin: AdminStore,
+    records: RecordStore,
+    telemetry: Telemetry,
+    every: float = _REAP_SECONDS,
 ) -> None:
     """Remove, now and then, what can never answer again, what is over a policy's limit, and old
     records; in small batches, until none is left.
@@ -129,9 +133,10 @@ async def reap(
         try:
             while removed := await admin.remove_expired(_REAP_BATCH):
                 telemetry.evicted("expired", removed)
-            for tenant, policy_id in await admin.limited():
-                while removed := await admin.remove_overflow(tenant, policy_id):
-                    telemetry.evicted(CAUSE, removed)
+            tenants = [room_of(settings, tenant) for tenant in await admin.tenants()]
+            for room in await admin.limited() + tenants:
+                while removed := await admin.remove_overflow(room):
+                    telemetry.evicted(cause_of(room), removed)
             while await records.trim():
                 pass
             faults.fine()

@@ -163,11 +163,11 @@ class Telemetry:
         return _Stage(self._stages[name])
 
     def failed(self, cause: str) -> None:
-        """`unavailable`, `busy`, `internal`, `alias` or `shadow`."""
+        """`unavailable`, `busy`, `internal`, `alias`, `shadow` or `hits`."""
         self._failures.labels(cause).inc()
 
     def evicted(self, cause: str, rows: int) -> None:
-        """`expired`, `purged` or `max_entries`."""
+        """`expired`, `purged`, `max_entries`, `max_bytes` or the tenant's, `tenant_max_…`."""
         self._evictions.labels(cause).inc(rows)
 
     def settle(self) -> None:

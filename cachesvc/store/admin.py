@@ -12,6 +12,7 @@ from cachesvc.core.model import Answer
 from cachesvc.errors import NotFound, StoreUnavailable
 from cachesvc.store import schema
 from cachesvc.store.base import EntryRow, Place, PolicyCount, PolicyRow, Selection
+from cachesvc.store.eviction import Eviction
 from cachesvc.store.patience import BATCH, in_batches, patient
 from cachesvc.store.postgres import prompt_hash, read_policy_row
 from cachesvc.store.sql import statement
@@ -25,7 +26,7 @@ _BEFORE_THE_FIRST = UUID(int=0)
 _BEFORE_THE_NEWEST = datetime(9999, 1, 1, tzinfo=timezone.utc), UUID(int=2**128 - 1)
 
 
-class PostgresAdmin:
+class PostgresAdmin(Eviction):
     """Policies, purges and counts in Postgres: an AdminStore."""
 
     def __init__(self, database: Database) -> None:
@@ -124,17 +125,6 @@ class PostgresAdmin:
                         statement(name), policy["tenant"], policy["id"], room
                     )
         return removed
-
-    async def limited(self) -> list[tuple[str, str]]:
-        rows = await self._database.rows(statement("limited_policies"))
-        return [(row["tenant"], row["id"]) for row in rows]
-
-    async def remove_overflow(self, tenant: str, policy_id: str) -> int:
-        async with patient(self._database) as connection:
-            gone: int = await connection.fetchval(
-                statement("remove_overflow"), tenant, policy_id, BATCH
-            )
-        return gone
 
     async def ping(self) -> None:
         migrated = await self._database.row(statement("revision_table"))
@@ -239,4 +229,6 @@ def _entry_row(row: Any, body: bytes) -> EntryRow:
         aliases=row["aliases"],
         state=row["state"],
         body_bytes=row["body_bytes"],
+        hits=row["hits"],
+        last_hit_at=row["last_hit_at"],
     )

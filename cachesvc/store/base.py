@@ -114,6 +114,22 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """What a policy may hold, or a whole tenant where `policy_id` is None; None is no limit."""
+
+    tenant: str
+    policy_id: str | None
+    max_entries: int | None = None
+    max_bytes: int | None = None  # of bodies, prompts and vectors
+
+    def overflows(self, entries: int, bytes: int) -> bool:
+        """Whether so much does not fit."""
+        return (self.max_entries is not None and entries > self.max_entries) or (
+            self.max_bytes is not None and bytes > self.max_bytes
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Listing:
     """Which entries a list shows, and-ed; None shows everything.
 
@@ -159,6 +175,8 @@ class EntryRow:
     aliases: int
     state: str
     body_bytes: int
+    hits: int = 0
+    last_hit_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,11 +285,13 @@ class AdminStore(Protocol):
     async def remove_expired(self, limit: int) -> int:
         """Remove up to `limit` rows that can never answer again; returns how many went."""
 
-    async def limited(self) -> list[tuple[str, str]]:
-        """(tenant, policy) of every policy that has `max_entries`."""
+    async def limited(self) -> list[Room]:
+        """The room of every policy that has a limit."""
 
-    async def remove_overflow(self, tenant: str, policy_id: str) -> int:
-        """Remove a batch of a policy's oldest entries beyond its `max_entries`; how many went.
+    async def tenants(self) -> list[str]: ...
+
+    async def remove_overflow(self, room: Room) -> int:
+        """Remove what is worth least of what does not fit, a good deal at once; how many went.
 
         Only what lives takes up room. Returns 0 when nothing is left to remove.
         """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cachesvc.store.pool import Database
-    from cachesvc.store.records import NewVerdict, ShadowHit
+    from cachesvc.store.records import HitCount, NewVerdict, ShadowHit
 
 # What is kept of each policy, at most: so many, and so long.
 _KEPT = {
@@ -56,6 +56,14 @@ class PostgresRecords:
                 statement("keep_shadow_hits"), tenant, *(list(column) for column in columns)
             )
 
+    async def count_hits(self, counts: Sequence[HitCount]) -> None:
+        by_tenant = groupby(sorted(counts, key=_of_tenant), key=_of_tenant)
+        for tenant, theirs in by_tenant:
+            columns = zip(*((one.entry_id, one.hits, one.tokens) for one in theirs), strict=True)
+            await self._database.rows(
+                statement("count_hits"), tenant, *(list(column) for column in columns)
+            )
+
     async def trim(self) -> int:
         removed = 0
         for policy in await self._database.rows(statement("every_policy")):
@@ -64,7 +72,19 @@ class PostgresRecords:
                     removed += await connection.fetchval(
                         statement(name), policy["tenant"], policy["id"], most, longest, BATCH
                     )
+            removed += await self._trim_hit_counts(policy["tenant"], policy["id"])
         return removed
+
+    async def _trim_hit_counts(self, tenant: str, policy_id: str) -> int:
+        async with patient(self._database) as connection:
+            gone: int = await connection.fetchval(
+                statement("trim_hit_counts"), tenant, policy_id, BATCH
+            )
+        return gone
+
+
+def _of_tenant(count: HitCount) -> str:
+    return count.tenant
 
 
 def _tenant(hit: ShadowHit) -> str:

@@ -201,6 +201,8 @@ WITH policy AS MATERIALIZED (
     RETURNING e.id, greatest(e.exact_expires_at, e.semantic_expires_at) AS expires_at
 ), unaliased AS (
     DELETE FROM aliases a USING kept k, replaced r WHERE a.tenant = $1 AND a.entry_id = r.id
+), uncounted AS (
+    DELETE FROM hit_counts h USING kept k, replaced r WHERE h.tenant = $1 AND h.entry_id = r.id
 ), superseded AS (
     DELETE FROM aliases a USING kept k
     WHERE a.tenant = $1 AND a.policy_id = $2 AND a.scope = $3 AND a.exact_key = $4
@@ -256,6 +258,8 @@ WITH policy AS MATERIALIZED (
     RETURNING e.id, e.semantic_expires_at AS expires_at
 ), unaliased AS (
     DELETE FROM aliases a USING kept k, replaced r WHERE a.tenant = $1 AND a.entry_id = r.id
+), uncounted AS (
+    DELETE FROM hit_counts h USING kept k, replaced r WHERE h.tenant = $1 AND h.entry_id = r.id
 ), told AS MATERIALIZED (
     SELECT pg_notify('cachesvc', json_build_array($1::text, $2::text, json_agg(r.id))::text)
     FROM replaced r CROSS JOIN kept k
@@ -531,6 +535,8 @@ WITH chunk AS MATERIALIZED (
     FROM (SELECT DISTINCT gone.policy_id FROM gone) g
 ), unaliased AS (
     DELETE FROM aliases a USING locked l WHERE a.tenant = $1 AND a.entry_id = l.id
+), uncounted AS (
+    DELETE FROM hit_counts h USING locked l WHERE h.tenant = $1 AND h.entry_id = l.id
 ), unshadowed AS (
     DELETE FROM shadow_hits s USING locked l WHERE s.tenant = $1 AND s.entry_id = l.id
 )
@@ -550,8 +556,10 @@ SELECT
             OR x.semantic_until > now() AND e.created_at > p.semantic_floor THEN 'live'
         ELSE 'expired'
     END AS state,
-    (SELECT count(*) FROM aliases a WHERE a.tenant = $1 AND a.entry_id = e.id) AS aliases
+    (SELECT count(*) FROM aliases a WHERE a.tenant = $1 AND a.entry_id = e.id) AS aliases,
+    coalesce(h.hits, 0) AS hits, h.last_hit_at
 FROM entries e JOIN policies p ON p.tenant = e.tenant AND p.id = e.policy_id
+LEFT JOIN hit_counts h ON h.tenant = $1 AND h.entry_id = e.id
 CROSS JOIN LATERAL (
     -- Null where it is not on that tier: least() alone would pass over that.
     SELECT
@@ -568,7 +576,8 @@ WHERE e.tenant = $1 AND e.id = $2 AND e.generation >= p.oldest_generation
 -- list_entries -- a page of entries, newest first, without bodies: $1 tenant, $2 policy, $3 scope, $4 tags, $5 model, $6 age, $7 tier, $8 pattern of the prompt, $9 state, $10 and $11 when the last one seen was made and its id, $12 how many; null selects everything
 SELECT
     e.*,
-    (SELECT count(*) FROM aliases a WHERE a.tenant = $1 AND a.entry_id = e.id) AS aliases
+    (SELECT count(*) FROM aliases a WHERE a.tenant = $1 AND a.entry_id = e.id) AS aliases,
+    coalesce(h.hits, 0) AS hits, h.last_hit_at
 FROM policies p
 CROSS JOIN LATERAL (
     -- Policy by policy, so that each is read along its own index, and no further than a page.
@@ -613,6 +622,7 @@ CROSS JOIN LATERAL (
     ORDER BY e.created_at DESC, e.id DESC
     LIMIT $12
 ) e
+LEFT JOIN hit_counts h ON h.tenant = $1 AND h.entry_id = e.id
 WHERE p.tenant = $1 AND p.document IS NOT NULL AND ($2::text IS NULL OR p.id = $2)
 ORDER BY e.created_at DESC, e.id DESC
 LIMIT $12
@@ -643,6 +653,10 @@ ORDER BY p.id
 
 -- every_policy -- where dead rows may be, policies that were deleted included
 SELECT tenant, id FROM policies ORDER BY tenant, id
+
+
+-- every_tenant -- whose entries there may be
+SELECT DISTINCT tenant FROM policies ORDER BY tenant
 
 
 -- remove_dead -- entries of one policy that can never answer again: $1 tenant, $2 policy, $3 how many
@@ -677,6 +691,8 @@ WITH policy AS MATERIALIZED (
     DELETE FROM entries e USING locked l WHERE e.tenant = $1 AND e.id = l.id RETURNING 1
 ), unaliased AS (
     DELETE FROM aliases a USING locked l WHERE a.tenant = $1 AND a.entry_id = l.id
+), uncounted AS (
+    DELETE FROM hit_counts h USING locked l WHERE h.tenant = $1 AND h.entry_id = l.id
 )
 SELECT count(*) FROM gone
 
@@ -696,21 +712,37 @@ WITH doomed AS MATERIALIZED (
 SELECT count(*) FROM gone
 
 
--- limited_policies -- which policies have a limit of entries
-SELECT tenant, id FROM policies WHERE document->'max_entries' > '0' ORDER BY tenant, id
+-- limited_policies -- which policies have limits of their own
+SELECT
+    tenant, id, (document->>'max_entries')::bigint AS max_entries,
+    (document->>'max_bytes')::bigint AS max_bytes
+FROM policies
+WHERE document->'max_entries' > '0' OR document->'max_bytes' > '0'
+ORDER BY tenant, id
 
 
--- remove_overflow -- the oldest entries of one policy beyond its limit: $1 tenant, $2 policy, $3 how many
-WITH policy AS MATERIALIZED (
-    SELECT p.*, (p.document->>'max_entries')::bigint AS room
+-- used -- what a policy holds, or a whole tenant, dead rows included: $1 tenant, $2 policy or null
+SELECT count(*) AS entries, coalesce(sum(e.bytes), 0)::bigint AS bytes
+FROM entries e
+WHERE e.tenant = $1 AND ($2::text IS NULL OR e.policy_id = $2)
+
+
+-- least_valued -- what has to go so that the rest fits with a twentieth to spare: $1 tenant, $2 policy or null, $3 entries that fit or null, $4 bytes that fit or null, $5 how many at most
+WITH live AS MATERIALIZED (
+    SELECT
+        e.id, e.created_at, e.bytes,
+        -- The logarithm of (1 + hits) * tokens / bytes, halved with every quarter of its lifetime
+        -- that it was not asked for. A short answer takes a kilobyte, too, with its indexes.
+        ln(1 + coalesce(h.hits, 0)) + ln(greatest(1, e.prompt_tokens + e.completion_tokens))
+            - ln(greatest(1024, e.bytes))
+            - ln(2) * 4 / greatest(p.ttl_seconds, p.semantic_ttl_seconds)
+                * extract(epoch FROM now() - greatest(e.created_at, h.last_hit_at)) AS value
     FROM policies p
-    WHERE p.tenant = $1 AND p.id = $2 AND p.document->'max_entries' > '0'
-), first_without_room AS MATERIALIZED (
-    -- Counted from the newest, and only what lives: what is dead takes no place, and beyond this
-    -- entry it goes with the others.
-    SELECT e.created_at, e.id
-    FROM policy p JOIN entries e ON e.tenant = $1 AND e.policy_id = $2
-    WHERE e.quarantined_at IS NULL AND e.generation >= p.oldest_generation
+    JOIN entries e ON e.tenant = $1 AND e.policy_id = p.id
+    LEFT JOIN hit_counts h ON h.tenant = $1 AND h.entry_id = e.id
+    WHERE p.tenant = $1 AND ($2::text IS NULL OR p.id = $2)
+        -- Only what lives: what is dead takes no place, and is removed anyway.
+        AND e.quarantined_at IS NULL AND e.generation >= p.oldest_generation
         AND (
             least(e.exact_expires_at, e.created_at + p.ttl_seconds * interval '1 second') > now()
                 AND e.exact_expires_at IS NOT NULL AND e.created_at > p.exact_floor
@@ -718,18 +750,27 @@ WITH policy AS MATERIALIZED (
                 e.semantic_expires_at, e.created_at + p.semantic_ttl_seconds * interval '1 second'
             ) > now() AND e.semantic_expires_at IS NOT NULL AND e.created_at > p.semantic_floor
         )
-    ORDER BY e.created_at DESC, e.id DESC
-    OFFSET (SELECT p.room FROM policy p)
-    LIMIT 1
-), locked AS MATERIALIZED (
-    -- One that is put anew meanwhile is young when its lock is had, and stays.
+), size AS (
+    SELECT count(*) AS entries, sum(l.bytes) AS bytes FROM live l
+), ranked AS (
+    SELECT
+        l.id, row_number() OVER best AS place, sum(l.bytes) OVER best AS bytes
+    FROM live l
+    WINDOW best AS (ORDER BY l.value DESC, l.created_at DESC, l.id DESC)
+)
+SELECT r.id
+FROM ranked r CROSS JOIN size s
+WHERE s.entries > $3::bigint AND r.place > $3 - $3 / 20
+    OR s.bytes > $4::bigint AND r.bytes > $4 - $4 / 20
+ORDER BY r.place DESC
+LIMIT $5
+
+
+-- evict -- remove these entries: $1 tenant, $2 ids
+WITH locked AS MATERIALIZED (
     SELECT e.id FROM entries e
-    WHERE e.tenant = $1 AND e.policy_id = $2
-        AND (e.created_at, e.id) <= (
-            (SELECT f.created_at FROM first_without_room f), (SELECT f.id FROM first_without_room f)
-        )
-    ORDER BY e.created_at, e.id
-    LIMIT $3
+    WHERE e.tenant = $1 AND e.id = ANY ($2::uuid[])
+    ORDER BY e.id
     FOR UPDATE SKIP LOCKED
 ), gone AS (
     -- An array, so that few of a large table are never sought by reading all of it.
@@ -739,6 +780,36 @@ WITH policy AS MATERIALIZED (
 ), unaliased AS (
     DELETE FROM aliases a
     WHERE a.tenant = $1 AND a.entry_id = ANY (ARRAY(SELECT l.id FROM locked l))
+), uncounted AS (
+    DELETE FROM hit_counts h
+    WHERE h.tenant = $1 AND h.entry_id = ANY (ARRAY(SELECT l.id FROM locked l))
+)
+SELECT count(*) FROM gone
+
+
+-- count_hits -- add to what is counted of entries that are still there: $1 tenant, then arrays: $2 entries, $3 hits, $4 tokens saved
+INSERT INTO hit_counts AS h (tenant, entry_id, policy_id, hits, tokens_saved, last_hit_at)
+SELECT $1, n.entry_id, e.policy_id, n.hits, n.tokens, now()
+FROM unnest($2::uuid[], $3::bigint[], $4::bigint[]) n (entry_id, hits, tokens)
+JOIN entries e ON e.tenant = $1 AND e.id = n.entry_id
+-- In one order, so that two replicas never wait for each other in a circle.
+ORDER BY n.entry_id
+ON CONFLICT (tenant, entry_id) DO UPDATE SET
+    hits = h.hits + excluded.hits, tokens_saved = h.tokens_saved + excluded.tokens_saved,
+    last_hit_at = greatest(h.last_hit_at, excluded.last_hit_at)
+
+
+-- trim_hit_counts -- counts whose entry went while its hits were being counted: $1 tenant, $2 policy, $3 how many
+WITH doomed AS MATERIALIZED (
+    SELECT h.entry_id FROM hit_counts h
+    WHERE h.tenant = $1 AND h.policy_id = $2 AND h.last_hit_at < now() - interval '1 hour'
+        AND NOT EXISTS (SELECT FROM entries e WHERE e.tenant = $1 AND e.id = h.entry_id)
+    LIMIT $3
+    FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM hit_counts h
+    WHERE h.tenant = $1 AND h.entry_id = ANY (ARRAY(SELECT d.entry_id FROM doomed d))
+    RETURNING 1
 )
 SELECT count(*) FROM gone
 

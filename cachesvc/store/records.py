@@ -47,6 +47,16 @@ class ShadowHit:
     asked_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class HitCount:
+    """How often an entry answered since its hits were written last, and the tokens that saved."""
+
+    tenant: str
+    entry_id: UUID
+    hits: int
+    tokens: int
+
+
 class RecordStore(Protocol):
     """What is remembered of answers that were judged, by a verdict or in shadow.
 
@@ -61,6 +71,9 @@ class RecordStore(Protocol):
 
     async def keep_shadow_hits(self, hits: Sequence[ShadowHit]) -> None:
         """Write them; those of policies that are gone, or purged since, are dropped."""
+
+    async def count_hits(self, counts: Sequence[HitCount]) -> None:
+        """Add them up; those of entries that are gone are dropped."""
 
     async def trim(self) -> int:
         """Remove a batch of records beyond what is kept of each policy; how many went."""

@@ -9,14 +9,14 @@ import pytest
 
 from cachesvc.core.model import Answer, Hit, Miss, Reason
 from cachesvc.core.policy import Policy
-from cachesvc.service.aliases import Aliases
 from cachesvc.service.asked import read_asked
+from cachesvc.service.behind import behind
 from cachesvc.service.bounds import Bounds
 from cachesvc.service.lookup import Lookup
 from cachesvc.service.policies import Policies
-from cachesvc.service.shadow import Shadow
 from cachesvc.service.telemetry import Telemetry
 from cachesvc.settings import Service, Settings
+from cachesvc.store.admin import PostgresAdmin
 from cachesvc.store.base import Place
 from cachesvc.store.postgres import PostgresStore
 from cachesvc.store.postgres_records import PostgresRecords
@@ -48,8 +48,11 @@ def lookup_on(store: PostgresStore) -> Lookup:
     settings = Settings(service=Service())
     telemetry = Telemetry(settings)
     bounds = Bounds.of_pool(settings.service)
-    shadow = Shadow(PostgresRecords(store._database), telemetry)
-    return Lookup(store, Policies(store), Aliases(store, telemetry), shadow, telemetry, bounds)
+    database = store._database
+    off_path = behind(
+        settings, store, PostgresAdmin(database), PostgresRecords(database), telemetry
+    )
+    return Lookup(store, Policies(store), off_path, telemetry, bounds)
 
 
 async def judge(store: PostgresStore, **fields: Any) -> Hit | Miss:

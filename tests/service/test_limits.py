@@ -17,6 +17,8 @@ from tests.service.serving import Api, Running
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from cachesvc.store.base import Room
+
 EVICTED = 'cachesvc_evictions_total{cause="max_entries"}'
 
 
@@ -80,7 +82,7 @@ class Slow:
         self.seconds = seconds
         self.looks = 0
 
-    async def remove_overflow(self, tenant: str, policy_id: str) -> int:
+    async def remove_overflow(self, room: Room) -> int:
         self.looks += 1
         await asyncio.sleep(self.seconds)
         return 0
@@ -90,7 +92,7 @@ async def test_many_puts_cost_few_looks_and_slow_looks_fewer() -> None:
     policy, found = Policy(id="p", max_entries=5), []
     for seconds in (0.0, 0.1):
         store = Slow(seconds)
-        limits = Limits(store, Telemetry(Settings()))  # type: ignore[arg-type]
+        limits = Limits(store, Settings(), Telemetry(Settings()))  # type: ignore[arg-type]
         ends = time.monotonic() + 0.9
         while time.monotonic() < ends:
             limits.check("t", policy)
@@ -103,7 +105,7 @@ async def test_many_puts_cost_few_looks_and_slow_looks_fewer() -> None:
 
 async def test_draining_ends_though_the_database_does_not_answer() -> None:
     class Frozen(Slow):
-        async def remove_overflow(self, tenant: str, policy_id: str) -> int:
+        async def remove_overflow(self, room: Room) -> int:
             looking.set()
             while True:
                 with contextlib.suppress(asyncio.CancelledError):
@@ -112,7 +114,7 @@ async def test_draining_ends_though_the_database_does_not_answer() -> None:
                     return 0
 
     looking, thawed = asyncio.Event(), asyncio.Event()
-    limits = Limits(Frozen(0), Telemetry(Settings()))  # type: ignore[arg-type]
+    limits = Limits(Frozen(0), Settings(), Telemetry(Settings()))  # type: ignore[arg-type]
     limits.check("t", Policy(id="p", max_entries=5))
     await looking.wait()
     began = time.monotonic()
@@ -123,5 +125,5 @@ async def test_draining_ends_though_the_database_does_not_answer() -> None:
 
 
 def test_a_policy_without_a_limit_costs_nothing() -> None:
-    limits = Limits(Slow(0), Telemetry(Settings()))  # type: ignore[arg-type]
+    limits = Limits(Slow(0), Settings(), Telemetry(Settings()))  # type: ignore[arg-type]
     limits.check("t", Policy(id="p"))  # would need a running loop

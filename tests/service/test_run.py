@@ -245,7 +245,7 @@ async def test_what_is_expired_is_removed_and_counted(
     async with stores.database.connection() as connection:
         await connection.execute("UPDATE entries SET exact_expires_at = now() - interval '1 day'")
     telemetry = Telemetry(Settings())
-    reaper = asyncio.create_task(reap(admin, stores.records, telemetry, every=0.01))
+    reaper = asyncio.create_task(reap(Settings(), admin, stores.records, telemetry, every=0.01))
     labels, deadline = {"cause": "expired"}, time.monotonic() + 5
     while telemetry.registry.get_sample_value("cachesvc_evictions_total", labels) != 3:
         assert time.monotonic() < deadline
@@ -280,7 +280,9 @@ async def test_what_is_over_a_limit_and_old_records_are_swept(stores: Stores) ->
     async with stores.database.connection() as connection:
         await connection.execute("UPDATE verdicts SET created_at = now() - interval '401 days'")
     telemetry = Telemetry(Settings())
-    reaper = asyncio.create_task(reap(stores.admin, stores.records, telemetry, every=0.01))
+    reaper = asyncio.create_task(
+        reap(Settings(), stores.admin, stores.records, telemetry, every=0.01)
+    )
     labels, deadline = {"cause": "max_entries"}, time.monotonic() + 5
     left = 1
     while left or telemetry.registry.get_sample_value("cachesvc_evictions_total", labels) != 3:

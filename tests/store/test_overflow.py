@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cachesvc.core.policy import Policy
-from cachesvc.store import admin
+from cachesvc.store import eviction
 from cachesvc.store.admin import _listed
-from cachesvc.store.base import Listing, Place
+from cachesvc.store.base import Listing, Place, Room
 from cachesvc.store.sql import statement
 from tests.postgres import POLICY, TENANT, Stores
 from tests.store.entries import PLACE, age, exact, key, new, save, unit
@@ -38,18 +38,26 @@ async def held(stores: Stores, place: Place = PLACE) -> set[str]:
     return found
 
 
+async def overflow(stores: Stores, tenant: str = TENANT, policy_id: str = POLICY) -> int:
+    """Remove what does not fit under a policy; how many went."""
+    for room in await stores.admin.limited():
+        if (room.tenant, room.policy_id) == (tenant, policy_id):
+            return await stores.admin.remove_overflow(room)
+    return 0
+
+
 async def test_the_oldest_go_and_nobody_elses(stores: Stores) -> None:
     await limit(stores, 3)
     for tenant, policy_id in ((TENANT, "other"), ("globex", POLICY)):
         await stores.admin.save_policy(tenant, policy_id, Policy(sharing="shared"))
         await put(stores, "0", "1", "2", "3", "4", place=Place(tenant, policy_id, "shared"))
     await put(stores, "0", "1", "2", "3", "4")
-    assert await stores.admin.limited() == [(TENANT, POLICY)]
-    assert await stores.admin.remove_overflow(TENANT, POLICY) == 2
-    assert await stores.admin.remove_overflow(TENANT, POLICY) == 0
+    assert await stores.admin.limited() == [Room(TENANT, POLICY, 3)]
+    assert await overflow(stores) == 2
+    assert await overflow(stores) == 0
     assert await held(stores) == {"2", "3", "4"}
     for tenant, policy_id in ((TENANT, "other"), ("globex", POLICY)):
-        assert await stores.admin.remove_overflow(tenant, policy_id) == 0
+        assert await overflow(stores, tenant, policy_id) == 0
         assert len(await held(stores, Place(tenant, policy_id, "shared"))) == 5
 
 
@@ -58,7 +66,7 @@ async def test_scopes_share_one_limit(stores: Stores) -> None:
     other = Place(TENANT, POLICY, "other")
     await put(stores, "0", "1")
     await put(stores, "2", place=other)
-    assert await stores.admin.remove_overflow(TENANT, POLICY) == 1
+    assert await overflow(stores) == 1
     assert (await held(stores), await held(stores, other)) == ({"1"}, {"2"})
 
 
@@ -66,16 +74,16 @@ async def test_without_a_limit_or_within_it_nothing_goes(stores: Stores) -> None
     for most in (None, 3, 4, 10**12):
         await limit(stores, most)
         await put(stores, "0", "1", "2")
-        assert await stores.admin.remove_overflow(TENANT, POLICY) == 0
+        assert await overflow(stores) == 0
     assert await held(stores) == {"0", "1", "2"}
 
 
 async def test_the_same_wording_again_takes_no_second_place(stores: Stores) -> None:
     await limit(stores, 2)
     await put(stores, "0", "1", *["1"] * 10, "0")
-    assert await stores.admin.remove_overflow(TENANT, POLICY) == 0
+    assert await overflow(stores) == 0
     await put(stores, "2")
-    assert await stores.admin.remove_overflow(TENANT, POLICY) == 1
+    assert await overflow(stores) == 1
     # Put anew after 1, so 1 is the oldest.
     assert await held(stores) == {"0", "2"}
 
@@ -85,7 +93,7 @@ async def test_aliases_go_with_their_entries(stores: Stores) -> None:
     old, young = await put(stores, "0", "1")
     for name, entry in (("a", old), ("b", young)):
         await stores.entries.add_alias(PLACE, key(name), entry, 0.95)
-    assert await stores.admin.remove_overflow(TENANT, POLICY) == 1
+    assert await overflow(stores) == 1
     rows = await stores.database.rows("SELECT entry_id FROM aliases")
     assert [row["entry_id"] for row in rows] == [young]
 
@@ -113,20 +121,21 @@ async def test_nothing_that_lives_goes_while_the_dead_take_up_its_place(
             "purged": "generation = 0",
         }[death]
         await stores.database.row(f"UPDATE entries SET {change} WHERE exact_key = ANY($1)", keys)
-    await stores.admin.remove_overflow(TENANT, POLICY)
+    await overflow(stores)
     assert await held(stores) == {"0", "1", "2"}
     await put(stores, "3")
-    await stores.admin.remove_overflow(TENANT, POLICY)
+    await overflow(stores)
     assert await held(stores) == {"1", "2", "3"}
 
 
 async def test_more_than_one_batch_goes_batch_by_batch(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admin, "BATCH", 4)
+    monkeypatch.setattr(eviction, "BATCH", 2)
+    monkeypatch.setattr(eviction, "_RANKED", 2)
     await limit(stores, 5)
     await put(stores, *map(str, range(15)))
-    removed = [await stores.admin.remove_overflow(TENANT, POLICY) for _ in range(4)]
+    removed = [await overflow(stores) for _ in range(4)]
     assert removed == [4, 4, 2, 0]
     assert await held(stores) == {"10", "11", "12", "13", "14"}
 
@@ -135,7 +144,7 @@ async def test_replicas_that_look_at_once_remove_what_one_would(stores: Stores) 
     await limit(stores, 5)
 
     async def look() -> int:
-        return sum([await stores.admin.remove_overflow(TENANT, POLICY) for _ in range(5)])
+        return sum([await overflow(stores) for _ in range(5)])
 
     await put(stores, *map(str, range(20)))
     assert sum(await asyncio.gather(*(look() for _ in range(4)))) == 15
@@ -153,10 +162,10 @@ async def test_puts_and_looks_at_once_keep_the_limit_and_never_wait_in_a_circle(
 
     async def look() -> None:
         for _ in range(30):
-            await stores.admin.remove_overflow(TENANT, POLICY)
+            await overflow(stores)
 
     await asyncio.gather(*(write(worker) for worker in range(3)), look(), look())
-    await stores.admin.remove_overflow(TENANT, POLICY)
+    await overflow(stores)
     assert len(await held(stores)) == 5
 
 
@@ -165,8 +174,8 @@ async def test_a_locked_entry_is_waited_for_by_nobody_and_goes_later(stores: Sto
     await put(stores, "0", "1", "2")
     async with stores.database.connection() as holder, holder.transaction():
         await holder.execute("SELECT FROM entries WHERE exact_key = $1 FOR UPDATE", key("0"))
-        assert await stores.admin.remove_overflow(TENANT, POLICY) == 1
-    assert await stores.admin.remove_overflow(TENANT, POLICY) == 1
+        assert await overflow(stores) == 1
+    assert await overflow(stores) == 1
     assert await held(stores) == {"2"}
 
 
@@ -176,7 +185,7 @@ async def plan(stores: Stores, name: str, *values: object) -> str:
     return "\n".join(row[0] for row in rows)
 
 
-async def test_a_look_and_a_page_walk_along_the_index_of_age(stores: Stores) -> None:
+async def test_a_look_and_a_page_go_by_the_index_of_age(stores: Stores) -> None:
     await save(stores, 3600)
     await stores.entries.put(new("seed", vector=unit(1, 2)))
     columns = "tenant, policy_id, scope, space, partition, prompt_hash, body, prompt_text, "
@@ -189,9 +198,9 @@ async def test_a_look_and_a_page_walk_along_the_index_of_age(stores: Stores) -> 
     )
     async with stores.database.connection() as connection:
         await connection.execute("ANALYZE")
-    await limit(stores, 100)
-    overflow = await plan(stores, "remove_overflow", TENANT, POLICY, 1000)
-    assert "Index Scan Backward using entries_by_age" in overflow
+        await connection.execute("VACUUM entries")
+    used = await plan(stores, "used", TENANT, POLICY)
+    assert "Index Only Scan using entries_by_age" in used
     page = await plan(stores, "list_entries", *_listed(Listing(TENANT, prompt="x")))
     assert "Index Scan Backward using entries_by_age" in page
-    assert "Seq Scan on entries" not in overflow + page
+    assert "Seq Scan on entries" not in used + page
