@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     )
 
 _OVERHEAD_BYTES = 2048  # of a copy without its answers: keys, marks, candidates
-_MARKS_AT_MOST = 20_000  # changes remembered; beyond it everything is forgotten
+_MARKS_AT_MOST = 100_000  # changes remembered; beyond it everything is forgotten
 _Change = list[Any]
 
 

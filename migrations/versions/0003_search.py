@@ -1,6 +1,7 @@
 """Vectors are indexed with their cell's code, and a cell is found by its name and what lives in it.
 
-Cell and code are computed by the process that puts, and stored: the indexes are made of them.
+Cell and code are computed by the process that puts, and stored: the indexes are made of them. What
+an entry weighs is stored, too: the table is written anew once, and its vectors indexed once.
 """
 
 from __future__ import annotations
@@ -19,8 +20,16 @@ _COLUMNS = """
 ALTER TABLE entries
     ADD COLUMN cell bytea,
     ADD COLUMN code halfvec,
+    ADD COLUMN bytes integer NOT NULL GENERATED ALWAYS AS (
+        octet_length(body) + octet_length(prompt_text) + coalesce(dimensions, 0) * 2
+    ) STORED,
     ALTER COLUMN cell SET STORAGE PLAIN,
     ALTER COLUMN code SET STORAGE PLAIN
+"""
+
+_WITHOUT = """
+ALTER TABLE entries
+    DROP CONSTRAINT entries_cell, DROP COLUMN cell, DROP COLUMN code, DROP COLUMN bytes
 """
 
 _CELLS = """
@@ -47,6 +56,9 @@ CREATE INDEX entries_by_cell ON entries (tenant, cell, semantic_expires_at)
 WHERE cell IS NOT NULL
 """
 
+# With the weight in it, what a policy holds is summed without a look at its rows.
+_BY_AGE = "CREATE INDEX entries_by_age ON entries (tenant, policy_id, created_at){include}"
+
 _BY_PARTITION = """
 CREATE INDEX entries_by_partition ON entries
     (tenant, policy_id, scope, space, dimensions, partition)
@@ -68,9 +80,10 @@ def upgrade() -> None:
     op.execute(_COLUMNS)
     _fill()
     op.execute("DROP INDEX entries_by_partition")
+    op.execute("DROP INDEX entries_by_age")
     # No plan depends on how large a cell is any more.
     op.execute("DROP STATISTICS entries_place")
-    for statement in (_CHECK, _BY_CELL):
+    for statement in (_CHECK, _BY_AGE.format(include=" INCLUDE (bytes)"), _BY_CELL):
         op.execute(statement)
     for dimensions in indexed:
         coded = dimensions + CODE_DIMENSIONS
@@ -81,11 +94,12 @@ def downgrade() -> None:
     indexed = _indexed()
     for dimensions in indexed:
         op.execute(f"DROP INDEX entries_by_vector_{dimensions}")
-    op.execute("DROP INDEX entries_by_cell")
-    op.execute("ALTER TABLE entries DROP CONSTRAINT entries_cell, DROP COLUMN cell, DROP code")
+    for index in ("entries_by_cell", "entries_by_age"):
+        op.execute(f"DROP INDEX {index}")
+    op.execute(_WITHOUT)
     for dimensions in indexed:
         _index(dimensions, f"embedding::halfvec({dimensions})", "")
-    for statement in (_PLACE, _BY_PARTITION):
+    for statement in (_BY_AGE.format(include=""), _PLACE, _BY_PARTITION):
         op.execute(statement)
 
 

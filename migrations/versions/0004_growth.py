@@ -1,4 +1,4 @@
-"""What an entry weighs and how often it answered: evictions go by value, and tables stay small."""
+"""How often an entry answered: evictions go by value; and tables that stay small."""
 
 from __future__ import annotations
 
@@ -8,15 +8,6 @@ revision = "0004"
 down_revision = "0003"
 branch_labels = None
 depends_on = None
-
-_BYTES = """
-ALTER TABLE entries ADD COLUMN bytes integer NOT NULL GENERATED ALWAYS AS (
-    octet_length(body) + octet_length(prompt_text) + coalesce(dimensions, 0) * 2
-) STORED
-"""
-
-# With the weight in it, what a policy holds is summed without a look at its rows.
-_BY_AGE = "CREATE INDEX entries_by_age ON entries (tenant, policy_id, created_at){include}"
 
 # Apart from the entries: counting a hit must not write a wide row, and its vector's index, anew. No
 # index but the key's, and room in every page, so that counts are updated in place.
@@ -41,9 +32,6 @@ _VACUUM = (
 
 
 def upgrade() -> None:
-    op.execute(_BYTES)
-    op.execute("DROP INDEX entries_by_age")
-    op.execute(_BY_AGE.format(include=" INCLUDE (bytes)"))
     op.execute(_HIT_COUNTS)
     for table, parameters in _VACUUM:
         op.execute(f"ALTER TABLE {table} SET ({parameters})")
@@ -54,6 +42,3 @@ def downgrade() -> None:
         names = ", ".join(part.split("=")[0].strip() for part in parameters.split(","))
         op.execute(f"ALTER TABLE {table} RESET ({names})")
     op.execute("DROP TABLE hit_counts")
-    op.execute("DROP INDEX entries_by_age")
-    op.execute(_BY_AGE.format(include=""))
-    op.execute("ALTER TABLE entries DROP COLUMN bytes")
