@@ -100,7 +100,8 @@ def test_every_question_is_judged_as_its_vector_says_and_every_repeat_is_an_exac
             unsure += 1
         else:
             expected = "HIT" if best >= THRESHOLD else "MISS"
-            assert status == expected, f"{question!r}: nearest is {best:.4f}"
+            told = headers["cache-status"]
+            assert status == expected, f"{question!r}: nearest is {best:.4f}, {told}"
         if status == "MISS":
             stored.append(index)
             assert body == upstream.answers[question, stream]
