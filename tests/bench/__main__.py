@@ -29,6 +29,7 @@ from cachesvc.store.base import ExactQuery, NearestQuery, Place
 from cachesvc.store.embedded import EmbeddedPostgres
 from cachesvc.store.pool import connect
 from cachesvc.store.postgres import PostgresStore
+from tests.bench import ratios
 from tests.bench.load import Figures, calls, http, post
 from tests.end_to_end.stack import Up
 
@@ -252,6 +253,7 @@ def main() -> None:
         constant.terminate()
         constant.wait(10)
         constant.stdout.close()
+    ratios.main(long="--long" in sys.argv)
 
 
 if __name__ == "__main__":
