@@ -31,6 +31,7 @@ test: $(STAMP) ## Run all tests (ARGS='-k words' for some)
 	@# Two at a time; then those that measure latencies. 5 is pytest's "none of these was asked for".
 	@$(BIN)/python -m pytest -m "not alone" -n 2 --dist loadfile $(ARGS) || test $$? -eq 5
 	@$(BIN)/python -m pytest -m alone $(ARGS) || test $$? -eq 5
+	@$(BIN)/python -m pytest tests/behaviours --pgbouncer -m "not alone" -n 2 --dist loadfile $(ARGS) || test $$? -eq 5
 
 CLIENTS := .clients
 PYTHON_CLIENTS := $(patsubst tests/clients/requirements/%.txt,%,$(wildcard tests/clients/requirements/*.txt))

@@ -198,7 +198,8 @@ def _merge(tree: dict[str, Any], source: dict[str, Any]) -> None:
 def _read_secret_files(source: dict[str, Any]) -> None:
     """Put the secrets of one source's files in their place, so that it outranks lower sources."""
     places: list[tuple[tuple[str, ...], str]]
-    places = [(("service",), "database_url"), (("service",), "listen_url")]
+    names = ("database_url", "listen_url", "read_database_url")
+    places = [(("service",), name) for name in names]
     places += [(("proxy",), "scope_secret"), (("embed",), "api_key")]
     places += [(("embed", name), "api_key") for name in _tables_of(source)]
     for at, field in places:

@@ -62,12 +62,15 @@ def _check_service(service: Service) -> None:
             f"service.listen: is {service.listen!r}; without [service.tls] it must be loopback"
             " (or start with --insecure)"
         )
-    for name in ("database_url", "listen_url"):
+    for name in ("database_url", "listen_url", "read_database_url"):
         url = getattr(service, name)
-        if url and urlsplit(url).scheme not in ("postgresql", "postgres"):
+        if url and not url.startswith(("postgresql://", "postgres://")):
             raise ConfigError(f"service.{name}: must start with postgresql://")
     _within("service.tenant_max_entries", service.tenant_max_entries, 0, 10**12)
     _within("service.tenant_max_bytes", service.tenant_max_bytes, 0, 10**15)
+    if service.pooler not in ("auto", "transaction"):
+        raise ConfigError(f"service.pooler: is {service.pooler!r}; must be auto or transaction")
+    _within("service.read_lag_seconds", service.read_lag_seconds, 0.5, 3600)
     _within("service.hot_bytes", service.hot_bytes, 0, 2**40)
     _within("service.hot_ttl_seconds", service.hot_ttl_seconds, 0, 3600)
     _within("service.database_pool_size", service.database_pool_size, 1, 1000)

@@ -14,7 +14,7 @@ import msgspec
 
 LOCAL_BUDGET_MS = 50
 REMOTE_BUDGET_MS = 1000
-_SECRETS = frozenset({"scope_secret", "api_key", "database_url", "listen_url"})
+_SECRETS = frozenset({"scope_secret", "api_key", "database_url", "listen_url", "read_database_url"})
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,6 +51,14 @@ class Service(Section, frozen=True):
     database_url_file: str = ""
     # Connections kept to the database. Raise it when lookups wait for one.
     database_pool_size: int = 8
+    # auto | transaction: what stands before the database. PgBouncer in transaction mode shows by
+    # itself, unless its ignore_startup_parameters hides it.
+    pooler: str = "auto"
+    # Streaming replicas that answer lookups, one or several hosts, while they are at most so far
+    # behind: from 0.5 s on.
+    read_database_url: str = ""
+    read_database_url_file: str = ""
+    read_lag_seconds: float = 1.0
     # Where notifications come from, when `database_url` leads through a pooler that keeps them.
     # Defaults to `database_url`.
     listen_url: str = ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import asyncpg
 from alembic import context
@@ -28,9 +29,16 @@ async def _connect() -> Any:
     return await asyncpg.connect(context.config.attributes["url"])
 
 
+# Names that no other session has: a pooler of transactions lends out sessions that had others.
+_CONNECTING = {
+    "async_creator_fn": _connect,
+    "prepared_statement_name_func": lambda: f"cachesvc_{uuid4().hex}",
+}
+
+
 async def _run() -> None:
     engine = create_async_engine(
-        "postgresql+asyncpg://", async_creator=_connect, poolclass=NullPool
+        "postgresql+asyncpg://", connect_args=_CONNECTING, poolclass=NullPool
     )
     async with engine.connect() as connection:
         await connection.run_sync(_migrate)

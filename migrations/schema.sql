@@ -45,13 +45,14 @@ CREATE TABLE public.entries (
     cell bytea,
     code public.halfvec,
     bytes integer GENERATED ALWAYS AS (((octet_length(body) + octet_length(prompt_text)) + (COALESCE(dimensions, 0) * 2))) STORED NOT NULL,
+    inflated_bytes integer,
     CONSTRAINT entries_cell CHECK ((((cell IS NULL) = (dimensions IS NULL)) AND ((code IS NULL) = (dimensions IS NULL)) AND ((code IS NULL) OR (public.vector_dims(code) = 16)))),
     CONSTRAINT entries_dimensions CHECK ((NOT (dimensions IS DISTINCT FROM public.vector_dims(embedding)))),
     CONSTRAINT entries_exact_tier CHECK (((exact_key IS NULL) = (exact_expires_at IS NULL))),
     CONSTRAINT entries_findable CHECK (((exact_key IS NOT NULL) OR (embedding IS NOT NULL))),
     CONSTRAINT entries_semantic_tier CHECK (((embedding IS NULL) = (semantic_expires_at IS NULL)))
 )
-WITH (autovacuum_vacuum_scale_factor='0.1', autovacuum_analyze_scale_factor='0.05');
+WITH (autovacuum_vacuum_scale_factor='0.3', autovacuum_analyze_scale_factor='0.05', toast.autovacuum_vacuum_scale_factor='0.1');
 ALTER TABLE ONLY public.entries ALTER COLUMN embedding SET STORAGE MAIN;
 ALTER TABLE ONLY public.entries ALTER COLUMN body SET STORAGE EXTERNAL;
 ALTER TABLE ONLY public.entries ALTER COLUMN prompt_text SET STORAGE EXTERNAL;

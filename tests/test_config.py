@@ -74,6 +74,17 @@ def test_a_secret_comes_from_a_file_and_is_never_shown(tmp_path: Path) -> None:
     assert "hunter2" not in repr(settings)
 
 
+def test_a_database_may_have_several_hosts(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("postgresql://u:hunter2@[::1]:1,[::2]:2/d\n", "utf-8")
+    url = "postgresql://u:hunter2@a,b/d?target_session_attrs=read-write"
+    flags = {"service.database_url": url, "service.read_database_url_file": str(secret)}
+    service = config.load(None, flags).service
+    assert service.database_url == url
+    assert service.read_database_url == "postgresql://u:hunter2@[::1]:1,[::2]:2/d"
+    assert "hunter2" not in repr(service)
+
+
 def test_a_secret_file_of_a_higher_source_goes_before_a_secret_of_a_lower(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +124,12 @@ def test_an_empty_secret_file_is_refused(tmp_path: Path) -> None:
         ({"service.listen": "127.0.0.1.evil.com:1"}, "must be loopback"),
         ({"service.tls.cert_file": "a"}, "service.tls.key_file: is missing"),
         ({"service.database_url": "mysql://x"}, "service.database_url: must start with"),
+        ({"service.read_database_url": "mysql://x"}, "service.read_database_url: must start with"),
+        ({"service.read_lag_seconds": 0.1}, "service.read_lag_seconds: is 0.1; must be 0.5 to"),
+        (
+            {"service.pooler": "session"},
+            "service.pooler: is 'session'; must be auto or transaction",
+        ),
         ({"embed.provider": "cohere"}, "embed.provider: is 'cohere'; must be local, openai"),
         ({"embed.provider": "azure_openai"}, "embed.base_url: is required"),
         ({"embed.dimensions": 5000, "embed.provider": "openai"}, "must be 0 to 3,984"),

@@ -301,6 +301,7 @@ async def test_a_database_of_the_first_release_is_upgraded_with_what_it_holds(
         assert await PostgresRecords(database).give_verdict(wrong) == (POLICY, True)
         assert (await entries.find_exact(exact("a"))).dead == "quarantined"
         await asyncio.to_thread(downgrade, url, "0001")
-        assert (await entries.find_exact(exact("a"))).dead == "quarantined"
+        left = await database.rows("SELECT id, quarantined_at IS NOT NULL AS bad FROM entries")
+        assert [tuple(row) for row in left] == [(entry_id, True)]
     finally:
         await database.close()

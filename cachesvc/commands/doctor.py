@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from datetime import datetime, timedelta, timezone
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import click
 import httpx
 
 from cachesvc.client import CacheClient
+from cachesvc.commands.doctor_database import examine_database
+from cachesvc.commands.finding import FAIL, OK, WARN, Finding
 from cachesvc.commands.options import json_flag, settings_flags
 from cachesvc.commands.show import print_json, print_table
 from cachesvc.errors import CacheError, ConfigError, EmbedError
@@ -20,18 +22,7 @@ if TYPE_CHECKING:
 
     from cachesvc.settings import Embed, Settings
 
-OK, WARN, FAIL = "ok", "warn", "fail"
-_PGVECTOR = (0, 8)
 _EXPIRY_WARNING = timedelta(days=7)
-
-
-class Finding(NamedTuple):
-    """One line of the report; `advice` says what to do about a warning or a failure."""
-
-    what: str
-    state: str
-    found: str
-    advice: str = ""
 
 
 @click.command(epilog="Example:  cachesvc doctor --config /etc/cachesvc.toml")
@@ -66,7 +57,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
             dimensions.add(answered)
             yield finding
     if find_spec("asyncpg"):
-        yield from _database(settings, dimensions - {0})
+        yield from examine_database(settings, dimensions - {0})
     if settings.service.tls.on:
         yield from _certificates(settings)
     if not settings.proxy.scope_secret and not (settings.data_path / "scope_secret").exists():
@@ -118,44 +109,6 @@ def _model(settings: Settings) -> Finding:
         problem = "; ".join(found.problems) or "not built yet: the first start builds it"
         return Finding("model", WARN, problem, "cachesvc model install")
     return Finding("model", FAIL, "not installed", "cachesvc model install, or set embed.provider")
-
-
-def _database(settings: Settings, embedded: set[int]) -> Iterator[Finding]:
-    """`embedded` are the dimensions that the tables of [embed] have."""
-    from cachesvc.store.embedded import EmbeddedPostgres
-    from cachesvc.store.migrate import status
-
-    url = settings.service.database_url or EmbeddedPostgres.running_url(settings.data_path)
-    if not url:
-        yield Finding("database", WARN, "the embedded server does not run", "cachesvc up")
-        return
-    try:
-        found = status(url)
-    except (CacheError, OSError) as exc:
-        yield Finding("database", FAIL, str(exc), "is it running, and may this user connect?")
-        return
-    yield Finding("database", OK, "answers")
-    complaint = found.complaint
-    yield Finding("schema", FAIL if complaint else OK, complaint or str(found.current))
-    yield _pgvector(found.pgvector)
-    without = sorted(embedded - set(found.indexed_dimensions))
-    for dimensions in without:
-        advice = f"cachesvc migrate index --dimensions {dimensions}"
-        yield Finding("index", WARN, f"{dimensions} dimensions are scanned exactly", advice)
-    if not without:
-        indexed = ", ".join(map(str, found.indexed_dimensions))
-        yield Finding("index", OK if indexed else FAIL, f"dimensions {indexed or 'none'}")
-
-
-def _pgvector(version: str | None) -> Finding:
-    if version is None:
-        return Finding("pgvector", FAIL, "missing", "install pgvector 0.8 or newer")
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    if numbers < _PGVECTOR:
-        return Finding(
-            "pgvector", FAIL, version, "0.8 or newer is needed: ALTER EXTENSION … UPDATE"
-        )
-    return Finding("pgvector", OK, version)
 
 
 def _certificates(settings: Settings) -> Iterator[Finding]:

@@ -17,6 +17,8 @@ from cachesvc.service.lookup import Lookup
 from cachesvc.service.openapi import OpenAPI, paths_of
 from cachesvc.service.policies import Policies
 from cachesvc.service.put import Put
+from cachesvc.store.hot import HotStore
+from cachesvc.store.replicas import ReplicaReads
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -66,21 +68,19 @@ def create_app(
     records: RecordStore,
     identities: Identities,
     telemetry: Telemetry,
-    settled: Settled | None = None,
 ) -> App:
-    """The main listener's app: /cache/*, /dp/cache/*, administration; without TLS all of it.
-
-    `settled` waits until what was just changed is known wherever answers are kept in memory.
-    """
+    """The main listener's app: /cache/*, /dp/cache/*, administration; without TLS all of it."""
     guard = Guard(settings, telemetry)
     bounds = Bounds.of_pool(settings.service)
     policies = Policies(store)
     off_path = behind(settings, store, admin, records, telemetry)
-    lookup = Lookup(store, policies, off_path, telemetry, bounds)
+    hot = store if isinstance(store, HotStore) else None
+    lookup = Lookup(store, policies, off_path, telemetry, bounds, hot)
     put = Put(store, policies, off_path.limits, telemetry, bounds)
     entries = Entries(admin, telemetry, bounds)
     operator = Admin(admin, policies, off_path.limits, telemetry, bounds)
-    changed = _after(settled)
+    settling = store if isinstance(store, (HotStore, ReplicaReads)) else None
+    changed = _after(settling.settled if settling else None)
     handlers: dict[str, dict[str, Handler]] = {
         "/cache/lookup": {"POST": lookup},
         "/cache/put": {"POST": put},

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cachesvc.service.policies import Policies
     from cachesvc.service.telemetry import Telemetry
     from cachesvc.store.base import EntryStore, Found, NearestQuery, PolicyRow
+    from cachesvc.store.hot import HotStore
 
 _ATTEMPTS = 4
 
@@ -39,8 +40,10 @@ class Lookup:
         behind: Behind,
         telemetry: Telemetry,
         bounds: Bounds,
+        hot: HotStore | None = None,
     ) -> None:
         self._store = store
+        self._hot = hot
         self._policies = policies
         self._aliases, self._shadow, self._hits = behind.aliases, behind.shadow, behind.hits
         self._telemetry = telemetry
@@ -52,11 +55,33 @@ class Lookup:
             check_lookup(request)
             call.require("lookup")
             asked = read_asked(call.caller.tenant, request)
-            judged = await self._bounds.run(self.look_up(asked))
+            judged = self._from_memory(asked)
+            if judged is None:
+                judged = await self._bounds.run(self.look_up(asked))
             self._leave_alias(asked, judged)
             self._shadow.saw(asked, judged)
             self._count(asked, judged)
             return Reply(told(judged))
+
+    def _from_memory(self, asked: Asked) -> Judged | None:
+        """A hit that needs no query, so neither a place among those who wait for the database."""
+        row = self._policies.remembered(asked.place.tenant, asked.place.policy_id)
+        if self._hot is None or row is None or closed_door(asked, row.policy) is not None:
+            return None
+        policy = row.policy
+        if asked.exact is not None and policy.has(Tier.EXACT):
+            found = self._hot.recall(asked.exact)
+            outcome = None if found is None else self._decide_exact(found, policy, asked)
+        elif asked.nearest is not None:
+            query = _narrowed(asked.nearest, asked, policy)
+            found = self._hot.recall(query)
+            threshold = query.served_from
+            outcome = None if found is None else self._decide_nearest(found, policy, threshold)
+        else:
+            return None
+        if found is None or not isinstance(outcome, Hit) or outcome.candidate.answer is UNREAD:
+            return None
+        return judged_by(outcome, row, found) if found.revision == row.revision else None
 
     async def look_up(self, asked: Asked) -> Judged:
         """Judge until the policy judged under is the one that the database has.
@@ -97,9 +122,8 @@ class Lookup:
         self, asked: Asked, query: NearestQuery, policy: Policy
     ) -> tuple[Found, Hit | Miss]:
         """What is near and the outcome; a hit has its answer, which is mostly there already."""
-        threshold = policy.effective_threshold(asked.threshold)
-        top_k = query.top_k or policy.top_k
-        query = dataclasses.replace(query, top_k=top_k, served_from=threshold)
+        query = _narrowed(query, asked, policy)
+        threshold = query.served_from
         with self._telemetry.stage("nearest"):
             found = await self._store.find_nearest(query)
         while True:
@@ -148,3 +172,9 @@ class Lookup:
         nearest = asked.nearest is not None and judged.policy.has(Tier.SEMANTIC)
         if nearest and judged.revision is not None and count.tier != Tier.EXACT:
             telemetry.saw(place.tenant, place.policy_id, outcome.similarity)
+
+
+def _narrowed(query: NearestQuery, asked: Asked, policy: Policy) -> NearestQuery:
+    """The query with what the policy has to say about it."""
+    threshold = policy.effective_threshold(asked.threshold)
+    return dataclasses.replace(query, top_k=query.top_k or policy.top_k, served_from=threshold)

@@ -18,13 +18,16 @@ from cachesvc.service.app import create_app, create_open_app
 from cachesvc.service.faults import FaultLog, describe, log
 from cachesvc.service.hot import HotGauges
 from cachesvc.service.identity import LOCAL, Identities
-from cachesvc.service.limits import cause_of, room_of
+from cachesvc.service.replicas import ReplicaGauges
+from cachesvc.service.sweep import reap
 from cachesvc.service.telemetry import Telemetry
 from cachesvc.store.admin import PostgresAdmin
+from cachesvc.store.hosts import each_host
 from cachesvc.store.hot import HotStore
 from cachesvc.store.pool import connect
 from cachesvc.store.postgres import PostgresStore
 from cachesvc.store.postgres_records import PostgresRecords
+from cachesvc.store.replicas import Replica, ReplicaReads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -33,14 +36,11 @@ if TYPE_CHECKING:
     from cachesvc.settings import Service, Settings
     from cachesvc.store.base import AdminStore, EntryStore
     from cachesvc.store.pool import Database
-    from cachesvc.store.records import RecordStore
 
 DEFAULT_POLICY = "default"
 ADMIN_LISTEN = "127.0.0.1:8702"
 _GRACE_SECONDS = 2.5
 _DRAIN_SECONDS = 0.5
-_REAP_SECONDS = 30.0
-_REAP_BATCH = 500
 _RETRY_SECONDS = 0.5
 _FIRST_POLICY_SECONDS = 2.0
 
@@ -62,16 +62,18 @@ async def serve(
         install_stop_signals(asyncio.get_running_loop(), stop)
     database = await _open(settings.service)
     store, admin = PostgresStore(database), PostgresAdmin(database)
-    hot = hot_store(settings.service, store)
+    replicas = await _open_replicas(settings.service, store, database)
+    hot = hot_store(settings.service, replicas or store)
     records, telemetry = PostgresRecords(database), Telemetry(settings)
     identities = Identities(settings.identity, settings.service.tls.on)
     background = _in_background(reap(settings, admin, records, telemetry))
-    if hot is None:
-        app = create_app(settings, store, admin, records, identities, telemetry)
-    else:
-        app = create_app(settings, hot, admin, records, identities, telemetry, hot.settled)
+    app = create_app(settings, hot or replicas or store, admin, records, identities, telemetry)
+    if hot is not None:
         telemetry.registry.register(HotGauges(hot))
         background += _in_background(hot.notices.run())
+    if replicas is not None:
+        background += _in_background(replicas.run())
+        telemetry.registry.register(ReplicaGauges(replicas))
     if default_policy:
         made = _in_background(_create_default_policy(admin))
         background += made
@@ -94,16 +96,35 @@ async def serve(
         await asyncio.gather(*background, return_exceptions=True)
         await app.drain(_DRAIN_SECONDS)
         await database.close()
+        if replicas is not None:
+            await asyncio.gather(*(one.database.close() for one in replicas.replicas))
 
 
 async def _open(service: Service) -> Database:
     if not service.database_url:
         raise ConfigError("service.database_url: is required")
+    return await _connect(service, service.database_url)
+
+
+async def _connect(service: Service, url: str) -> Database:
     return await connect(
-        service.database_url,
+        url,
         size=service.database_pool_size,
         statement_timeout_ms=service.statement_timeout_ms,
+        pooled=service.pooler == "transaction",
     )
+
+
+async def _open_replicas(
+    service: Service, store: EntryStore, primary: Database
+) -> ReplicaReads | None:
+    if not service.read_database_url:
+        return None
+    found = []
+    for url in each_host(service.read_database_url):
+        database = await _connect(service, url)
+        found.append(Replica(database, PostgresStore(database)))
+    return ReplicaReads(store, primary, found, lag_seconds=service.read_lag_seconds)
 
 
 def hot_store(service: Service, store: EntryStore) -> HotStore | None:
@@ -116,33 +137,6 @@ def hot_store(service: Service, store: EntryStore) -> HotStore | None:
         most_bytes=service.hot_bytes,
         ttl_seconds=service.hot_ttl_seconds,
     )
-
-
-async def reap(
-    settings: Settings,
-    admin: AdminStore,
-    records: RecordStore,
-    telemetry: Telemetry,
-    every: float = _REAP_SECONDS,
-) -> None:
-    """Remove, now and then, what can never answer again, what is over a policy's limit, and old
-    records; in small batches, until none is left.
-    """
-    faults = FaultLog("removing expired entries")
-    while True:
-        try:
-            while removed := await admin.remove_expired(_REAP_BATCH):
-                telemetry.evicted("expired", removed)
-            tenants = [room_of(settings, tenant) for tenant in await admin.tenants()]
-            for room in await admin.limited() + tenants:
-                while removed := await admin.remove_overflow(room):
-                    telemetry.evicted(cause_of(room), removed)
-            while await records.trim():
-                pass
-            faults.fine()
-        except StoreError as exc:
-            faults.failed(exc.message)
-        await asyncio.sleep(every)
 
 
 def _in_background(work: Coroutine[object, object, None]) -> list[asyncio.Task[None]]:

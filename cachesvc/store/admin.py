@@ -12,6 +12,7 @@ from cachesvc.core.model import Answer
 from cachesvc.errors import NotFound, StoreUnavailable
 from cachesvc.store import schema
 from cachesvc.store.base import EntryRow, Place, PolicyCount, PolicyRow, Selection
+from cachesvc.store.bodies import unpacked
 from cachesvc.store.eviction import Eviction
 from cachesvc.store.patience import BATCH, in_batches, patient
 from cachesvc.store.postgres import prompt_hash, read_policy_row
@@ -90,7 +91,9 @@ class PostgresAdmin(Eviction):
 
     async def entry(self, tenant: str, entry_id: UUID) -> EntryRow | None:
         row = await self._database.row(statement("entry"), tenant, entry_id)
-        return None if row is None else _entry_row(row, row["body"])
+        if row is None:
+            return None
+        return _entry_row(row, unpacked(row["body"], row["inflated_bytes"]))
 
     async def entries(self, listing: Listing) -> list[EntryRow]:
         async with patient(self._database) as connection:
@@ -115,7 +118,9 @@ class PostgresAdmin(Eviction):
 
     async def remove_expired(self, limit: int) -> int:
         removed = 0
-        for policy in await self._database.rows(statement("every_policy")):
+        async with patient(self._database) as connection:
+            policies = await connection.fetch(statement("policies_with_dead"), limit)
+        for policy in policies:
             for name in ("remove_dead", "remove_dead_aliases"):
                 room = min(limit - removed, BATCH)
                 if room <= 0:

@@ -46,8 +46,8 @@ class Found:
     """What one query found, with the policy's revision it was judged under.
 
     `candidates` nearest first, ties to the newest. `dead` tells why an exact key that is stored
-    does not answer ("expired" or "quarantined"); None where nothing is stored under it.
-    `now` is the database's clock.
+    does not answer ("expired" or "quarantined"); None where nothing is stored under it. `now` is
+    the database's clock; by up to `behind` seconds this may be older than the asking.
     """
 
     revision: int
@@ -55,6 +55,7 @@ class Found:
     now: datetime
     candidates: tuple[Candidate, ...] = ()
     dead: str | None = None
+    behind: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,8 +250,7 @@ class EntryStore(Protocol):
     ) -> None:
         """Let `exact_key` be answered by `entry_id`.
 
-        Nothing happens if that entry is gone, or if the policy has another `revision` by now than
-        the one that the hit was judged under.
+        Nothing happens if that entry is gone, or the policy's `revision` is another by now.
         """
 
 

@@ -30,6 +30,8 @@ _NO_SCHEMA = (
     asyncpg.UndefinedColumnError,
     asyncpg.UndefinedObjectError,
 )
+# Of prepared statements that another session has, or this one has already.
+_POOLED = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
 
 
 def one_line(exc: BaseException) -> str:
@@ -57,6 +59,8 @@ def as_ours(exc: BaseException) -> StoreError:
         return StoreUnavailable(
             "the database has not the schema of this release: run cachesvc migrate"
         )
+    if isinstance(exc, _POOLED):
+        return StoreUnavailable('a pooler mixes up sessions: set service.pooler = "transaction"')
     if isinstance(exc, _AWAY):
         return StoreUnavailable(f"the database is not available: {one_line(exc)}")
     if isinstance(exc, asyncpg.PostgresError):

@@ -10,24 +10,24 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from moka_py import Moka
 
-from cachesvc.store.base import UNREAD, Found
-from cachesvc.store.notices import Notices
+from cachesvc.store.base import UNREAD, ExactQuery, Found
+from cachesvc.store.notices import Notices, since_boot
+from cachesvc.store.replicas import ReplicaReads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
+    from datetime import datetime
     from uuid import UUID
 
     from cachesvc.core.model import Answer
     from cachesvc.store.base import (
         EntryStore,
-        ExactQuery,
         NearestQuery,
         NewEntry,
         Place,
@@ -35,17 +35,23 @@ if TYPE_CHECKING:
         Stored,
     )
 
-_OVERHEAD_BYTES = 2048  # of a copy without its answers: keys, marks, candidates
+_OVERHEAD_BYTES = 2048  # of a copy without its candidates: keys and marks
+_CANDIDATE_BYTES = 768  # of each, without its answer
 _MARKS_AT_MOST = 100_000  # changes remembered; beyond it everything is forgotten
-_Change = list[Any]
+_REVISIONS_AT_MOST = 10_000  # of policies; beyond it none is known
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Copy:
-    """What one query found, when it was sent, and the names of what it depends on."""
+    """What one query found, when it was sent, and the names of what it depends on.
+
+    It answers nobody from `expires_at` on, by the database's clock: what has come into the place
+    of a dead entry is nobody told of.
+    """
 
     found: Found
     sent: float
+    expires_at: datetime
     marks: tuple[Hashable, ...]
     weight: int
 
@@ -65,10 +71,11 @@ class HotStore:
         *,
         most_bytes: int,
         ttl_seconds: float,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = since_boot,
     ) -> None:
         self._store = store
         self._ttl = ttl_seconds
+        self._most_bytes = most_bytes
         self._clock = clock
         self._copies: Moka[Hashable, _Copy] = Moka(
             most_bytes, ttl=ttl_seconds, weigher=lambda _, copy: copy.weight
@@ -76,6 +83,7 @@ class HotStore:
         # When each of these changed last: a copy read before then is none.
         self._changed: dict[Hashable, float] = {}
         self._all_changed = clock()
+        self._revisions: dict[tuple[str, str], int] = {}
         self.notices = Notices(url, self._heard, clock=clock)
         self.hits = {"exact": 0, "semantic": 0}
 
@@ -91,53 +99,66 @@ class HotStore:
         return self._copies.count()
 
     def _heard(self, payload: str | None) -> None:
-        """A change: JSON of [tenant, policy], or [tenant, policy, [entry ids]]; None: anything."""
-        if payload is None:
-            self._all_changed = self._clock()
-            self._changed.clear()
-            self._copies.clear()
+        """A change: JSON of [tenant, policy], or [tenant, policy, [entry ids]]; else: anything."""
+        marks = None if payload is None else _marks(payload)
+        if marks is not None:
+            self._touch(*marks)
             return
-        change = msgspec.json.decode(payload, type=_Change)
-        if len(change) == 2:
-            self._touch(tuple(change))
-        else:
-            self._touch(*change[2])
+        self._all_changed = self._clock()
+        self._changed.clear()
+        self._copies.clear()
 
     async def settled(self) -> None:
         """Wait until no copy is older than what is committed by now."""
         await self.notices.settled()
+        if isinstance(self._store, ReplicaReads):
+            await self._store.settled()
 
     async def policy(self, tenant: str, policy_id: str) -> PolicyRow | None:
-        return await self._store.policy(tenant, policy_id)
+        row = await self._store.policy(tenant, policy_id)
+        key, revision = (tenant, policy_id), None if row is None else row.revision
+        if revision is None or revision != self._revisions.get(key):
+            # Seen before it was heard. A copy of before would be judged under a policy of after.
+            self._touch(key)
+            if len(self._revisions) >= _REVISIONS_AT_MOST:
+                self._revisions.clear()
+        if revision is not None:
+            self._revisions[key] = revision
+        return row
+
+    def recall(self, query: ExactQuery | NearestQuery) -> Found | None:
+        """What the query would find, without waiting; None where memory does not tell."""
+        age = query.max_age_seconds
+        if isinstance(query, ExactQuery):
+            tier, found = "exact", self._recall(_exact_key(query))
+            if found is not None and age is not None:
+                found = _young(found, age)
+        else:
+            # Of those nearest, the young ones may be others.
+            tier, found = "semantic", self._recall(_nearest_key(query)) if age is None else None
+        if found is None or not found.candidates:
+            return None
+        self.hits[tier] += 1
+        return found
 
     async def find_exact(self, query: ExactQuery) -> Found:
-        key = ("exact", query.place, query.exact_key, query.space, query.partition)
-        copy = self._copy(key)
-        if copy is not None:
-            found = _young(copy, query.max_age_seconds)
-            if found.candidates:
-                self.hits["exact"] += 1
-                return found
+        known = self.recall(query)
+        if known is not None:
+            return known
         sent = self._clock()
         found = await self._store.find_exact(query)
         if found.candidates and query.max_age_seconds is None:
-            self._keep(key, found, sent, (query.place, query.exact_key))
+            self._keep(_exact_key(query), found, sent, (query.place, query.exact_key))
         return found
 
     async def find_nearest(self, query: NearestQuery) -> Found:
-        if query.max_age_seconds is not None:
-            return await self._store.find_nearest(query)
-        vector = hashlib.sha256(query.vector.tobytes()).digest()
-        cell = (query.place, query.space, query.partition, query.vector.size)
-        key = ("semantic", cell, vector, query.top_k, query.served_from)
-        copy = self._copy(key)
-        if copy is not None:
-            self.hits["semantic"] += 1
-            return copy.found
+        known = self.recall(query)
+        if known is not None:
+            return known
         sent = self._clock()
         found = await self._store.find_nearest(query)
-        if found.candidates and found.candidates[0].answer is not UNREAD:
-            self._keep(key, found, sent, cell)
+        if query.max_age_seconds is None and _answers(found, query.served_from):
+            self._keep(_nearest_key(query), found, sent, _cell(query))
         return found
 
     async def answer(self, place: Place, entry_id: UUID) -> Answer | None:
@@ -165,29 +186,41 @@ class HotStore:
         await self._store.add_alias(place, exact_key, entry_id, similarity, revision)
         self._touch((place, exact_key))
 
-    def _copy(self, key: Hashable) -> _Copy | None:
-        """A copy that may be trusted, with its clock set to now."""
+    def _recall(self, key: Hashable) -> Found | None:
+        """What was found, where that may be trusted, with its clock set to now."""
         if not self.notices.holds:
             return None
         copy = self._copies.get(key)
         if copy is None:
             return None
-        now, sent = self._clock(), copy.sent
-        if now - sent > self._ttl or sent <= self._all_changed:
+        clock, sent = self._clock(), copy.sent
+        if clock - sent > self._ttl or sent <= self._all_changed:
             return None
         changed = self._changed
-        if changed and any(changed.get(mark, sent) > sent for mark in copy.marks):
+        if changed:
+            for mark in copy.marks:
+                if changed.get(mark, sent) > sent:
+                    return None
+        old = copy.found
+        now = old.now + timedelta(seconds=clock - sent)
+        if now >= copy.expires_at:
             return None
-        found = copy.found
-        moved = dataclasses.replace(found, now=found.now + timedelta(seconds=now - sent))
-        return dataclasses.replace(copy, found=moved)
+        return Found(old.revision, old.generation, now, old.candidates, old.dead)
 
     def _keep(self, key: Hashable, found: Found, sent: float, mark: tuple[Any, ...]) -> None:
         place: Place = mark[0]
-        ids = (str(candidate.entry_id) for candidate in found.candidates)
-        marks = ((place.tenant, place.policy_id), mark, *ids)
-        weight = _OVERHEAD_BYTES + sum(len(one.answer.body) for one in found.candidates)
-        self._copies.set(key, _Copy(found, sent, marks, weight))
+        candidates = found.candidates
+        marks = ((place.tenant, place.policy_id), mark, *(str(one.entry_id) for one in candidates))
+        weight = _OVERHEAD_BYTES
+        weight += sum(_CANDIDATE_BYTES + len(one.answer.body) for one in candidates)
+        if weight > self._most_bytes:
+            return
+        expires_at = min(one.expires_at for one in candidates)
+        # What a replica found is as old as the replica may be.
+        sent -= found.behind
+        self._copies.set(key, _Copy(found, sent, expires_at, marks, weight))
+        # Moka makes room when it comes to it, and until then holds several times as much.
+        self._copies.run_pending_tasks()
 
     def _touch(self, *marks: Hashable) -> None:
         now = self._clock()
@@ -203,11 +236,43 @@ class HotStore:
             self._heard(None)
 
 
-def _young(copy: _Copy, max_age_seconds: float | None) -> Found:
+def _exact_key(query: ExactQuery) -> Hashable:
+    return "exact", query.place, query.exact_key, query.space, query.partition
+
+
+def _cell(query: NearestQuery) -> tuple[Place, str, bytes, int]:
+    return query.place, query.space, query.partition, query.vector.size
+
+
+def _nearest_key(query: NearestQuery) -> Hashable:
+    vector = hashlib.sha256(query.vector.tobytes()).digest()
+    return "semantic", _cell(query), vector, query.top_k, query.served_from
+
+
+def _marks(payload: str) -> list[Hashable] | None:
+    """What a notification says has changed; None where it says nothing that is understood."""
+    try:
+        change = msgspec.json.decode(payload)
+    except msgspec.DecodeError:
+        return None
+    match change:
+        case [str(tenant), str(policy_id)]:
+            return [(tenant, policy_id)]
+        case [str(), str(), list(ids)] if all(isinstance(each, str) for each in ids):
+            return list(ids)
+    return None
+
+
+def _answers(found: Found, served_from: float) -> bool:
+    """Whether the nearest candidate is a hit. It is read a little early, and not for that one."""
+    if not found.candidates:
+        return False
+    nearest = found.candidates[0]
+    return nearest.answer is not UNREAD and (nearest.similarity or 0.0) >= served_from
+
+
+def _young(found: Found, max_age_seconds: float) -> Found:
     """What was found, without candidates that are older than is asked for."""
-    found = copy.found
-    if max_age_seconds is None:
-        return found
     oldest = found.now - timedelta(seconds=max_age_seconds)
     young = tuple(one for one in found.candidates if one.created_at >= oldest)
     return dataclasses.replace(found, candidates=young)

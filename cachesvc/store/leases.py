@@ -1,12 +1,15 @@
 """Connections of a pool, handed from one statement straight to the next.
 
 asyncpg's own acquire and release cost two tasks and a timer, half of what a lookup by key costs in
-this process. So a connection that was used without fault is kept here, and the pool is asked only
-when none is: it makes new ones, lets callers wait, and mends or ends those that had a fault.
+this process. So a connection that was used without fault is given to whoever waits longest, or kept
+here until somebody comes. The pool is asked only for new ones: it makes them, and mends or ends
+those that had a fault.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -21,13 +24,16 @@ _USES = 1000  # then the pool sees a connection again, and may replace it
 
 
 class Leases:
-    """A pool, and those of its connections that nobody uses now."""
+    """A pool of at most `size` connections, and those of them that nobody uses now."""
 
-    def __init__(self, pool: Any, wait_seconds: float) -> None:
+    def __init__(self, pool: Any, size: int, wait_seconds: float) -> None:
         self.pool = pool
+        self._size = size
         self._wait_seconds = wait_seconds
         self._idle: list[Any] = []
-        self._asking = 0  # callers that are at the pool
+        self._lent = 0  # by the pool: in use or idle here
+        # Each gets a connection, or None when it is to ask the pool for one.
+        self._waiting: deque[asyncio.Future[Any]] = deque()
         self._uses = 0
         self._closing = False
 
@@ -37,27 +43,65 @@ class Leases:
             connection = self._idle.pop()
             if _open(connection):
                 return connection
-            await self.pool.release(connection)
-        self._asking += 1
+            await self.give_back(connection)
+        while self._lent >= self._size:
+            connection = await self._wait()
+            if connection is not None:
+                return connection
+        self._lent += 1
         try:
             return await self.pool.acquire(timeout=self._wait_seconds)
-        finally:
-            self._asking -= 1
+        except BaseException:
+            self._one_less()
+            raise
+
+    async def _wait(self) -> Any:
+        """A connection that came back, or None when the pool may be asked."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                return await waiter
+        except BaseException:
+            # What it was given in the very moment it gave up is somebody else's.
+            if waiter.done() and not waiter.cancelled():
+                self._hand_on(waiter.result())
+            raise
 
     def keep(self, connection: Any) -> bool:
-        """Keep a connection that had no fault; False where the pool is to have it."""
+        """Hand on a connection that had no fault; False where the pool is to have it."""
         self._uses += 1
-        kept = not self._asking and not self._closing and self._uses % _USES != 0
-        if kept:
-            self._idle.append(connection)
-        return kept
+        if self._closing or self._uses % _USES == 0:
+            return False
+        self._hand_on(connection)
+        return True
+
+    async def give_back(self, connection: Any) -> None:
+        """Let the pool have a connection: to mend it, to end it, or to close."""
+        try:
+            await self.pool.release(connection)
+        finally:
+            self._one_less()
 
     async def close(self) -> None:
         """Give everything back to the pool and close it; waits for what is in use."""
         self._closing = True
         while self._idle:
-            await self.pool.release(self._idle.pop())
+            await self.give_back(self._idle.pop())
         await self.pool.close()
+
+    def _one_less(self) -> None:
+        self._lent -= 1
+        self._hand_on(None)
+
+    def _hand_on(self, connection: Any) -> None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(connection)
+                return
+        if connection is not None:
+            self._idle.append(connection)
 
 
 def _open(connection: Any) -> bool:
@@ -94,12 +138,15 @@ class Hold:
     ) -> None:
         if error is None and self._leases.keep(self._connection):
             return
+        if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+            # A primary that is none any more: the next connection finds the new one.
+            self._connection.terminate()
         farewell = isinstance(error, asyncpg.InternalClientError)
         if farewell:
             # The server's farewell came while the connection was idle, its end has not yet.
             self._connection.terminate()
         with foreign_errors_as_ours():
-            await self._leases.pool.release(self._connection)
+            await self._leases.give_back(self._connection)
         if farewell:
             raise StoreUnavailable("the database closed the connection") from error
         if isinstance(error, FOREIGN):

@@ -18,12 +18,12 @@ from cachesvc.core.vectors import MAX_DIMENSIONS
 from cachesvc.errors import CacheError, Invalid, StartError
 from cachesvc.store import schema
 from cachesvc.store.faults import foreign_errors_as_ours, one_line
+from cachesvc.store.reindex import lock_indexes
 from cachesvc.store.sql import statement, statement_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_INDEX_LOCK_KEY = 0x6361636865696478
 _NO_PGVECTOR = "the server has no pgvector: install pgvector 0.8 or newer beside it"
 
 
@@ -96,11 +96,7 @@ async def add_index(url: str, dimensions: int) -> bool:
 
 
 async def _add_index(connection: Any, dimensions: int) -> bool:
-    await connection.execute(statement("take_your_time"))
-    # A session lock, because building concurrently takes several transactions. Tried, not waited
-    # for: whoever waits holds a snapshot, for which the building in turn would wait.
-    if not await connection.fetchval(statement("lock_index"), _INDEX_LOCK_KEY):
-        raise StartError("another index is being built; try again later")
+    await lock_indexes(connection)
     valid = await connection.fetchval(statement_for("index_valid", dimensions))
     if valid:
         return False
@@ -139,7 +135,8 @@ def _explained(exc: Exception) -> CacheError:
 
 async def _status(url: str) -> Status:
     with foreign_errors_as_ours():
-        connection = await asyncpg.connect(url)
+        # No named statements: there may be a pooler in between.
+        connection = await asyncpg.connect(url, statement_cache_size=0)
         try:
             migrated = await connection.fetchval(statement("revision_table"))
             current = await connection.fetchval(statement("revision")) if migrated else None

@@ -3,12 +3,17 @@
 PostgreSQL delivers notifications in the order of the commits they belong to. So this process sends
 itself one now and then, a beat: when the beat sent at T has come back, every change committed by T
 has been heard. Whoever keeps copies may trust them for a while after T, and no longer.
+
+That is so on one session of one server. A pooler that lends a session for each transaction brings
+a beat back, too, for it is sent where it is heard, and loses what comes in between. It is known by
+the process id it tells when connecting, which cannot be that of the session it lends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 import uuid
@@ -26,12 +31,25 @@ log = logging.getLogger("cachesvc.store")
 
 CHANNEL = "cachesvc"
 APPLICATION_NAME = "cachesvc notices"
+_SETTINGS = {
+    "application_name": APPLICATION_NAME,
+    # A beat is not worth waiting for the disk. PgBouncer refuses whoever asks for this, as it must:
+    # through it beats may come back where changes do not.
+    "synchronous_commit": "off",
+}
 LEASE_SECONDS = 0.75
 _BEAT_SECONDS = 0.2
 _PATIENCE_SECONDS = 1.0
 _CONNECT_SECONDS = 5.0
 _BACKOFF_SECONDS = (0.2, 5.0)
 _NEVER = float("-inf")
+_POOLED = "notifications get lost; service.listen_url must lead straight to the database"
+_AWAY = (*FOREIGN, TimeoutError, asyncpg.InternalClientError)
+# Seconds on a clock that only grows, also while the machine sleeps, as the database's does; not
+# every system has one.
+since_boot = functools.partial(
+    time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+)
 
 
 class Notices:
@@ -45,7 +63,7 @@ class Notices:
         url: str,
         heard: Callable[[str | None], None],
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = since_boot,
     ) -> None:
         self._url = url
         self._heard = heard
@@ -89,27 +107,31 @@ class Notices:
         while True:
             try:
                 await self._listen()
-            except (*FOREIGN, TimeoutError) as exc:
+            except _AWAY as exc:
                 if not self._told:
                     self._told = True
                     log.warning("no answers are served from memory: %s", as_ours(exc).message)
-            if self.holds:
-                pause = _BACKOFF_SECONDS[0]
-            self._lose()
+                if self.holds:
+                    pause = _BACKOFF_SECONDS[0]
+            finally:
+                # Whatever ended it: nobody may wait for what nobody hears.
+                self._lose()
             await asyncio.sleep(pause)
             pause = min(pause * 2, _BACKOFF_SECONDS[1])
 
     async def _listen(self) -> None:
-        connection = await asyncpg.connect(
-            self._url,
-            timeout=_CONNECT_SECONDS,
-            server_settings={"application_name": APPLICATION_NAME},
-        )
+        try:
+            connection = await asyncpg.connect(
+                self._url, timeout=_CONNECT_SECONDS, server_settings=_SETTINGS
+            )
+        except asyncpg.ProtocolViolationError as exc:
+            raise asyncpg.InterfaceError(_POOLED) from exc
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
+                if not await connection.fetchval(statement("is_own_session")):
+                    raise asyncpg.InterfaceError(_POOLED)
                 if await connection.fetchval(statement("is_distributed")):
                     raise asyncpg.InterfaceError("Citus notifies on its workers, not here")
-                await connection.execute(statement("beat_lightly"))
                 await connection.add_listener(CHANNEL, self._change_came)
                 await connection.add_listener(self._beat_channel, self._beat_came)
             # Whatever changed until now was not heard.
@@ -127,13 +149,12 @@ class Notices:
             sent = self._clock()
             try:
                 async with asyncio.timeout(_PATIENCE_SECONDS):
-                    await connection.execute(statement("beat"), self._beat_channel)
+                    beat = await connection.fetchrow(statement("beat"), self._beat_channel)
+                    if beat["pid"] != connection.get_server_pid():
+                        raise asyncpg.InterfaceError(_POOLED)
                     await self._came.wait()
             except TimeoutError:
-                raise asyncpg.InterfaceError(
-                    "notifications do not come back; service.listen_url must lead straight to "
-                    "the database"
-                ) from None
+                raise asyncpg.InterfaceError(_POOLED) from None
             self._proved = sent
             self._told = False
             for heard in waiting:

@@ -19,7 +19,7 @@ _SLOW_SECONDS = 60
 @contextlib.asynccontextmanager
 async def patient(database: Database) -> AsyncIterator[Patient]:
     """A transaction whose statements may take a minute."""
-    async with database.connection() as connection, connection.transaction():
+    async with database.transaction() as connection:
         await connection.execute(statement("be_patient"))
         yield Patient(connection)
 

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 from pgvector import HalfVector
 
 from cachesvc.errors import StoreUnavailable
-from cachesvc.store.faults import one_line
 from cachesvc.store.leases import Hold, Leases
+from cachesvc.store.pooler import Connector
 from cachesvc.store.sql import statement
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager
-
-log = logging.getLogger("cachesvc.store")
 
 _CONNECT_SECONDS = 5.0
 _CLOSE_SECONDS = 2.0
 _GRACE_SECONDS = 0.25  # the server's own timeout comes first where the server still answers
 _MAX_WAIT_SECONDS = 5.0
-_BAD_URL = "service.database_url: is not the URL of a PostgreSQL database"
 
-# Passed when connecting, so that nothing can undo them; behind PgBouncer, which refuses them, they
-# belong on the role.
+# Passed when connecting, so that nothing can undo them; behind PgBouncer, which refuses them, every
+# transaction begins with them.
 SETTINGS = {
     "jit": "off",
     "synchronous_commit": "on",
@@ -53,23 +51,38 @@ class Database:
     lookup by key waits for them.
     """
 
-    def __init__(self, keyed: Leases, searching: Leases) -> None:
+    def __init__(self, keyed: Leases, searching: Leases, connector: Connector) -> None:
         self._keyed = keyed
         self._searching = searching
+        self._connector = connector
 
     async def row(self, query: str, *values: object) -> Any:
-        async with Hold(self._keyed) as connection:
-            return await connection.fetchrow(query, *values)
+        found = await self._fetch(self._keyed, query, values)
+        return found[0] if found else None
 
     async def rows(self, query: str, *values: object) -> list[Any]:
-        async with Hold(self._keyed) as connection:
-            found: list[Any] = await connection.fetch(query, *values)
-        return found
+        return await self._fetch(self._keyed, query, values)
 
     async def search(self, query: str, *values: object) -> list[Any]:
-        async with Hold(self._searching) as connection:
-            found: list[Any] = await connection.fetch(query, *values)
+        return await self._fetch(self._searching, query, values)
+
+    async def _fetch(self, leases: Leases, query: str, values: tuple[object, ...]) -> list[Any]:
+        found: list[Any]
+        async with Hold(leases) as connection:
+            if not self._connector.pooled:
+                found = await connection.fetch(query, *values)
+            else:
+                async with self._connector.transaction(connection):
+                    found = await connection.fetch(query, *values)
         return found
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Any]:
+        """A transaction on a connection of one's own, from among those for what takes longer."""
+        async with Hold(self._searching) as connection:
+            own = connection.transaction()
+            async with self._connector.transaction(connection) if self._connector.pooled else own:
+                yield connection
 
     def connection(self) -> AbstractAsyncContextManager[Any]:
         """A connection of one's own, from among those for what takes longer."""
@@ -86,8 +99,11 @@ async def connect(
     size: int = 8,
     statement_timeout_ms: int = 1000,
     application_name: str = "cachesvc",
+    pooled: bool = False,
 ) -> Database:
     """At most `size` connections (at least 2), made when needed: the database may be away.
+
+    `pooled`: there is a pooler of transactions in between, also if it does not show by itself.
 
     A URL that cannot be read shows when the first one is made.
     """
@@ -101,24 +117,26 @@ async def connect(
         "lock_timeout": str(statement_timeout_ms),
         "idle_in_transaction_session_timeout": str(statement_timeout_ms * 10),
     }
-    keyed_pool = await _pool(url, keyed, seconds, settings)
-    searching_pool = await _pool(url, searching, seconds, settings)
+    connector = Connector(settings, pooled=pooled)
+    keyed_pool = await _pool(url, keyed, seconds, connector)
+    searching_pool = await _pool(url, searching, seconds, connector)
     wait = min(seconds, _MAX_WAIT_SECONDS)
-    return Database(Leases(keyed_pool, wait), Leases(searching_pool, wait))
+    return Database(
+        Leases(keyed_pool, keyed, wait), Leases(searching_pool, searching, wait), connector
+    )
 
 
-async def _pool(url: str, size: int, seconds: float, settings: dict[str, str]) -> Any:
+async def _pool(url: str, size: int, seconds: float, connector: Connector) -> Any:
     return await asyncpg.create_pool(
         url,
         # No floor: asyncpg would log a traceback a second while the database is away.
         min_size=0,
         max_size=size,
-        connect=_Connector(),
+        connect=connector,
         init=_prepare,
         reset=_reset,
         timeout=_CONNECT_SECONDS,
         command_timeout=seconds + _GRACE_SECONDS,
-        server_settings=settings,
         max_cached_statement_lifetime=_PLAN_SECONDS,
     )
 
@@ -128,30 +146,6 @@ async def _close(leases: Leases) -> None:
         await asyncio.wait_for(leases.close(), _CLOSE_SECONDS)
     except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
         leases.pool.terminate()
-
-
-class _Connector:
-    """Connects with our settings, or without them through a pooler that refuses them."""
-
-    def __init__(self) -> None:
-        self._refused = False
-
-    async def __call__(self, url: str, *, server_settings: dict[str, str], **options: Any) -> Any:
-        try:
-            if not self._refused:
-                return await asyncpg.connect(url, server_settings=server_settings, **options)
-        except ValueError as exc:
-            raise StoreUnavailable(_BAD_URL) from exc
-        except asyncpg.ProtocolViolationError as exc:
-            if "startup parameter" not in str(exc):
-                raise
-            self._refused = True
-            log.warning(
-                "the database refuses a connection's settings (%s): set on its role: %s",
-                one_line(exc),
-                ", ".join(f"{name}={value}" for name, value in server_settings.items()),
-            )
-        return await asyncpg.connect(url, **options)
 
 
 async def _prepare(connection: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -17,6 +18,7 @@ from cachesvc.core.policy import MAX_TTL_SECONDS, Policy, resolve
 from cachesvc.core.vectors import similarity
 from cachesvc.errors import Invalid, NotFound
 from cachesvc.store.base import UNREAD, Found, PolicyRow, Stored
+from cachesvc.store.bodies import packed, unpacked
 from cachesvc.store.sql import statement, statement_for
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ _ROUNDING = 0.002
 # A scan's time goes by the rows and by the bytes it reads: up to here about 3 ms.
 _SCANNED_VALUES = 384_000
 _FEWEST_SCANNED, _MOST_SCANNED = 250, 1000
+_LARGE_REMEMBERED = 100_000
 _KNOWN_FIELDS = frozenset(Policy.__struct_fields__)
 
 
@@ -42,6 +45,8 @@ class PostgresStore:
         """`scanned` tells the largest cell, in rows, to be scanned exactly, by its dimensions."""
         self._database = database
         self._scanned = scanned or exact_rows
+        # Cells that were too large to be scanned when they were asked last.
+        self._large: OrderedDict[bytes, None] = OrderedDict()
 
     async def policy(self, tenant: str, policy_id: str) -> PolicyRow | None:
         row = await self._database.row(statement("policy"), tenant, policy_id)
@@ -74,23 +79,7 @@ class PostgresStore:
         )
 
     async def find_nearest(self, query: NearestQuery) -> Found:
-        place = query.place
-        cell = _cell(place, query.space, query.vector.size, query.partition)
-        rows = await self._database.search(
-            statement_for("find_nearest", query.vector.size),
-            place.tenant,
-            place.policy_id,
-            place.scope,
-            query.space,
-            query.partition,
-            HalfVector(query.vector),
-            query.top_k,
-            _oldest(query.max_age_seconds),
-            query.served_from - _ROUNDING,
-            HalfVector(np.concatenate([query.vector, code_of(cell)])),
-            cell,
-            self._scanned(query.vector.size),
-        )
+        rows = await self._nearest(query)
         # The index compares halves with halves. What is judged is the query itself with the stored
         # halves; equal ones go by age.
         found = [
@@ -106,6 +95,36 @@ class PostgresStore:
             candidates=tuple(found),
         )
 
+    async def _nearest(self, query: NearestQuery) -> list[Any]:
+        """One query, as long as what was learnt of the cell's size still holds."""
+        size = query.vector.size
+        cell, most = _cell(query.place, query.space, size, query.partition), self._scanned(size)
+        asked = (
+            query.place.tenant,
+            query.place.policy_id,
+            query.place.scope,
+            query.space,
+            query.partition,
+            HalfVector(query.vector),
+            query.top_k,
+            _oldest(query.max_age_seconds),
+            query.served_from - _ROUNDING,
+        )
+        if cell not in self._large:
+            rows = await self._database.search(statement_for("scan_cell", size), *asked, cell, most)
+            if not rows or (rows[0]["live"] or 0) <= most:
+                return rows
+            self._large[cell] = None
+            if len(self._large) > _LARGE_REMEMBERED:
+                self._large.popitem(last=False)
+        coded = HalfVector(np.concatenate([query.vector, code_of(cell)]))
+        rows = await self._database.search(
+            statement_for("find_nearest", size), *asked, coded, cell, most
+        )
+        if rows and not rows[0]["large"]:
+            self._large.pop(cell, None)
+        return rows
+
     async def answer(self, place: Place, entry_id: UUID) -> Answer | None:
         row = await self._database.row(
             statement("answer"), place.tenant, place.policy_id, place.scope, entry_id
@@ -117,7 +136,7 @@ class PostgresStore:
         if entry.exact_key is None and entry.vector is None:
             raise Invalid("embedding or exact_key is required")
         name = "put_by_prompt" if entry.exact_key is None else "put_by_exact_key"
-        row = await self._database.row(statement(name), *_values(entry))
+        row = await self._database.row(statement(name), *await _values(entry))
         if row is None:
             raise NotFound("cache_policy not found")
         newer = entry.generation is not None and entry.generation > row["current"]
@@ -181,7 +200,7 @@ def _candidate(row: Any, similarity: float | None, *, alias: bool = False) -> Ca
 
 def _answer(row: Any) -> Answer:
     return Answer(
-        row["body"],
+        unpacked(row["body"], row["inflated_bytes"]),
         row["media_type"],
         row["prompt_tokens"],
         row["completion_tokens"],
@@ -204,11 +223,12 @@ def _cell(place: Place, space: str, dimensions: int, partition: bytes) -> bytes:
     return cell_of(place.tenant, place.policy_id, place.scope, space, dimensions, partition)
 
 
-def _values(entry: NewEntry) -> tuple[object, ...]:
+async def _values(entry: NewEntry) -> tuple[object, ...]:
     """The parameters that both puts share, in their order."""
     ttl, vector, cell = entry.ttl_seconds, entry.vector, None
     if vector is not None:
         cell = _cell(entry.place, entry.space, vector.size, entry.partition)
+    stored, inflated_bytes = await packed(entry.answer.body)
     return (
         entry.place.tenant,
         entry.place.policy_id,
@@ -218,7 +238,7 @@ def _values(entry: NewEntry) -> tuple[object, ...]:
         entry.partition,
         prompt_hash(entry.prompt_text),
         None if vector is None else HalfVector(vector),
-        entry.answer.body,
+        stored,
         entry.answer.media_type,
         entry.prompt_text.encode(),
         entry.answer.prompt_tokens,
@@ -232,4 +252,5 @@ def _values(entry: NewEntry) -> tuple[object, ...]:
         uuid4(),
         cell,
         None if cell is None else HalfVector(code_of(cell)),
+        inflated_bytes,
     )

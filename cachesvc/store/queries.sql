@@ -23,14 +23,14 @@ SELECT
     f.fresh AND NOT f.quarantined AS lives,
     f.created_at >= now() - $5::interval AS young,
     CASE WHEN f.fresh AND NOT f.quarantined THEN f.body END AS body,
-    f.media_type, f.prompt_tokens, f.completion_tokens, f.upstream_ms
+    f.inflated_bytes, f.media_type, f.prompt_tokens, f.completion_tokens, f.upstream_ms
 FROM policies p
 LEFT JOIN LATERAL (
     SELECT
         e.id, false AS alias, NULL::double precision AS similarity, e.created_at, x.expires_at,
         e.quarantined_at IS NOT NULL AS quarantined,
         now() < x.expires_at AND e.created_at > p.exact_floor AS fresh,
-        e.body, e.media_type, e.prompt_tokens, e.completion_tokens, e.upstream_ms
+        e.body, e.inflated_bytes, e.media_type, e.prompt_tokens, e.completion_tokens, e.upstream_ms
     FROM entries e
     CROSS JOIN LATERAL (
         SELECT least(
@@ -45,7 +45,7 @@ LEFT JOIN LATERAL (
         e.quarantined_at IS NOT NULL,
         now() < x.expires_at
             AND e.created_at > p.semantic_floor AND a.created_at > p.exact_floor,
-        e.body, e.media_type, e.prompt_tokens, e.completion_tokens, e.upstream_ms
+        e.body, e.inflated_bytes, e.media_type, e.prompt_tokens, e.completion_tokens, e.upstream_ms
     FROM aliases a
     JOIN entries e
         ON e.tenant = $1 AND e.id = a.entry_id AND e.policy_id = $2 AND e.scope = $3
@@ -65,7 +65,53 @@ LEFT JOIN LATERAL (
 WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
 
 
--- find_nearest -- the nearest live entries of one partition: $1 tenant, $2 policy, $3 scope, $4 space, $5 partition, $6 vector, $7 how many, $8 oldest age, $9 the similarity from which the nearest one's answer is wanted, $10 vector and code, $11 cell, $12 the largest cell that is scanned exactly
+-- scan_cell -- the nearest live entries of a cell that is believed small, and whether it is: parameters as in find_nearest, $10 cell, $11 the largest cell that is scanned exactly
+SELECT
+    p.revision, p.generation, now() AS now,
+    f.live, f.id, f.embedding, f.created_at, f.media_type, f.prompt_tokens, f.completion_tokens,
+    f.upstream_ms, f.inflated_bytes, f.body,
+    least(
+        f.semantic_expires_at, f.created_at + p.semantic_ttl_seconds * interval '1 second'
+    ) AS expires_at
+FROM policies p
+LEFT JOIN LATERAL (
+    SELECT
+        n.live, e.id, e.embedding, e.created_at, e.semantic_expires_at, e.media_type,
+        e.prompt_tokens, e.completion_tokens, e.upstream_ms, e.inflated_bytes,
+        -- One answer at most is served; of the others, which may be long, nothing is read.
+        CASE WHEN n.place = 1 AND 1 - n.distance >= $9::double precision THEN e.body END AS body
+    FROM (
+        SELECT
+            r.id, r.distance, r.lives, count(*) OVER () AS live,
+            row_number() OVER (ORDER BY NOT r.lives, r.distance, r.created_at DESC) AS place
+        FROM (
+            -- No more than this is read, whatever of it lives; what lives is told apart after that.
+            SELECT
+                e.id, e.created_at,
+                e.embedding::halfvec({dimensions}) <=> $6::halfvec({dimensions}) AS distance,
+                -- The cell finds, its parts decide.
+                e.policy_id = $2 AND e.scope = $3 AND e.space = $4
+                    AND e.dimensions = {dimensions} AND e.partition = $5
+                    AND e.created_at > greatest(
+                        p.semantic_floor, now() - p.semantic_ttl_seconds * interval '1 second',
+                        now() - $8::interval
+                    )
+                    AND e.generation >= p.oldest_generation
+                    AND e.quarantined_at IS NULL AS lives
+            FROM entries e
+            WHERE e.tenant = $1 AND e.cell = $10::bytea AND e.semantic_expires_at > now()
+            -- Names the index: see find_nearest.
+            ORDER BY e.semantic_expires_at
+            LIMIT $11::integer + 1
+        ) r
+    ) n
+    LEFT JOIN entries e ON e.tenant = $1 AND e.id = n.id AND n.lives
+    WHERE n.place <= $7
+) f ON true
+WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
+
+
+-- find_nearest -- the nearest live entries of a cell that is believed large: $1 tenant, $2 policy, $3 scope, $4 space, $5 partition, $6 vector, $7 how many, $8 oldest age, $9 the similarity from which the nearest one's answer is wanted, $10 vector and code, $11 cell, $12 the largest cell that is scanned exactly
 WITH size AS MATERIALIZED (
     -- A small cell is scanned, a large one walked through the index. Which it is, is counted and not
     -- estimated: statistics are always late, and one plan then serves every cell.
@@ -79,10 +125,9 @@ WITH size AS MATERIALIZED (
     ) counted
 )
 SELECT
-    p.revision, p.generation, now() AS now,
+    p.revision, p.generation, now() AS now, (SELECT s.live FROM size s) > $12 AS large,
     f.id, f.embedding, f.created_at, f.media_type, f.prompt_tokens, f.completion_tokens,
-    f.upstream_ms,
-    -- One answer at most is served; of the others, which may be long, nothing is read.
+    f.upstream_ms, f.inflated_bytes,
     CASE
         WHEN 1 - f.distance >= $9::double precision
             AND row_number() OVER (ORDER BY f.distance, f.created_at DESC) = 1
@@ -99,7 +144,8 @@ LEFT JOIN LATERAL (
         FROM (
             SELECT
                 e.id, e.embedding, e.created_at, e.semantic_expires_at,
-                e.body, e.media_type, e.prompt_tokens, e.completion_tokens, e.upstream_ms
+                e.body, e.inflated_bytes, e.media_type, e.prompt_tokens, e.completion_tokens,
+                e.upstream_ms
             FROM entries e
             WHERE (SELECT s.live FROM size s) <= $12
                 AND e.tenant = $1 AND e.cell = $11
@@ -125,7 +171,8 @@ LEFT JOIN LATERAL (
     (
         SELECT
             e.id, e.embedding, e.created_at, e.semantic_expires_at,
-            e.body, e.media_type, e.prompt_tokens, e.completion_tokens, e.upstream_ms,
+            e.body, e.inflated_bytes, e.media_type, e.prompt_tokens, e.completion_tokens,
+            e.upstream_ms,
             e.embedding::halfvec({dimensions}) <=> $6::halfvec({dimensions})
         FROM entries e
         WHERE (SELECT s.live FROM size s) > $12
@@ -148,7 +195,7 @@ WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
 
 
 -- answer -- what a semantic candidate holds, while it lives: $1 tenant, $2 policy, $3 scope, $4 entry
-SELECT e.body, e.media_type, e.prompt_tokens, e.completion_tokens, e.upstream_ms
+SELECT e.body, e.inflated_bytes, e.media_type, e.prompt_tokens, e.completion_tokens, e.upstream_ms
 FROM policies p JOIN entries e ON e.tenant = $1 AND e.policy_id = p.id
 WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
     AND e.scope = $3 AND e.id = $4
@@ -160,7 +207,7 @@ WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
     AND e.quarantined_at IS NULL
 
 
--- put_by_exact_key -- keep an answer under its exact key: $1 tenant, $2 policy, $3 scope, $4 exact key, $5 space, $6 partition, $7 prompt hash, $8 vector, $9 body, $10 media type, $11 prompt, $12 prompt tokens, $13 completion tokens, $14 model, $15 tags, $16 upstream ms, $17 generation or null, $18 provenance, $19 TTL asked, $20 id, $21 cell, $22 code
+-- put_by_exact_key -- keep an answer under its exact key: $1 tenant, $2 policy, $3 scope, $4 exact key, $5 space, $6 partition, $7 prompt hash, $8 vector, $9 body, $10 media type, $11 prompt, $12 prompt tokens, $13 completion tokens, $14 model, $15 tags, $16 upstream ms, $17 generation or null, $18 provenance, $19 TTL asked, $20 id, $21 cell, $22 code, $23 length of the body where $9 is a frame of it
 WITH policy AS MATERIALIZED (
     -- Shared with other puts, but not with a purge, which changes this row before it deletes: a put
     -- that saw the old generation has committed by then, and one that waited here sees the new.
@@ -178,12 +225,12 @@ WITH policy AS MATERIALIZED (
     INSERT INTO entries AS e (
         tenant, policy_id, scope, exact_key, space, partition, prompt_hash, embedding, dimensions,
         body, media_type, prompt_text, prompt_tokens, completion_tokens, model, tags, upstream_ms,
-        generation, provenance, id, cell, code, created_at, exact_expires_at,
-        semantic_expires_at
+        generation, provenance, id, cell, code, inflated_bytes, created_at,
+        exact_expires_at, semantic_expires_at
     )
     SELECT
         $1, $2, $3, $4, $5, $6, $7, $8::halfvec, vector_dims($8), $9, $10, $11, $12, $13, $14, $15,
-        $16, p.generation, $18, $20, $21, $22::halfvec, now(), p.exact_expires_at,
+        $16, p.generation, $18, $20, $21, $22::halfvec, $23::integer, now(), p.exact_expires_at,
         CASE WHEN $8 IS NOT NULL THEN p.semantic_expires_at END
     FROM policy p
     WHERE $17::bigint IS NULL OR $17 = p.generation
@@ -191,7 +238,8 @@ WITH policy AS MATERIALIZED (
     DO UPDATE SET
         space = excluded.space, partition = excluded.partition,
         prompt_hash = excluded.prompt_hash, embedding = excluded.embedding,
-        cell = excluded.cell, code = excluded.code, dimensions = excluded.dimensions, body = excluded.body, media_type = excluded.media_type,
+        cell = excluded.cell, code = excluded.code, dimensions = excluded.dimensions, body = excluded.body,
+        inflated_bytes = excluded.inflated_bytes, media_type = excluded.media_type,
         prompt_text = excluded.prompt_text, prompt_tokens = excluded.prompt_tokens,
         completion_tokens = excluded.completion_tokens, model = excluded.model,
         tags = excluded.tags, upstream_ms = excluded.upstream_ms, generation = excluded.generation,
@@ -238,18 +286,19 @@ WITH policy AS MATERIALIZED (
     INSERT INTO entries AS e (
         tenant, policy_id, scope, exact_key, space, partition, prompt_hash, embedding, dimensions,
         body, media_type, prompt_text, prompt_tokens, completion_tokens, model, tags, upstream_ms,
-        generation, provenance, id, cell, code, created_at, exact_expires_at,
-        semantic_expires_at
+        generation, provenance, id, cell, code, inflated_bytes, created_at,
+        exact_expires_at, semantic_expires_at
     )
     SELECT
         $1, $2, $3, $4::bytea, $5, $6, $7, $8, vector_dims($8), $9, $10, $11, $12, $13, $14, $15,
-        $16, p.generation, $18, $20, $21, $22::halfvec, now(), NULL, p.semantic_expires_at
+        $16, p.generation, $18, $20, $21, $22::halfvec, $23::integer, now(), NULL, p.semantic_expires_at
     FROM policy p
     WHERE $17::bigint IS NULL OR $17 = p.generation
     ON CONFLICT (tenant, policy_id, scope, space, dimensions, partition, prompt_hash)
         WHERE exact_key IS NULL
     DO UPDATE SET
-        embedding = excluded.embedding, cell = excluded.cell, code = excluded.code, body = excluded.body, media_type = excluded.media_type,
+        embedding = excluded.embedding, cell = excluded.cell, code = excluded.code, body = excluded.body,
+        inflated_bytes = excluded.inflated_bytes, media_type = excluded.media_type,
         prompt_text = excluded.prompt_text, prompt_tokens = excluded.prompt_tokens,
         completion_tokens = excluded.completion_tokens, model = excluded.model,
         tags = excluded.tags, upstream_ms = excluded.upstream_ms, generation = excluded.generation,
@@ -309,12 +358,26 @@ WITH policy AS MATERIALIZED (
 SELECT EXISTS (SELECT FROM policy) AS known, EXISTS (SELECT FROM kept) AS kept
 
 
--- beat -- a notification of one's own: $1 channel
-SELECT pg_notify($1, '')
+-- beat -- a notification of one's own, and who sends it: $1 channel
+SELECT pg_notify($1, ''), pg_backend_pid() AS pid
 
 
--- beat_lightly -- beats of this session are not worth waiting for the disk
-SET synchronous_commit = off
+-- is_own_session -- whether the settings of a connection that listens have arrived
+SELECT current_setting('synchronous_commit') = 'off'
+
+
+-- written -- how far a primary has written its log, in bytes, and on which timeline
+SELECT
+    (pg_current_wal_lsn() - '0/0')::bigint AS position,
+    ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::integer AS timeline
+
+
+-- replayed -- how far a replica has replayed it; no position where it is none
+SELECT
+    CASE WHEN pg_is_in_recovery() THEN (pg_last_wal_replay_lsn() - '0/0')::bigint ELSE -1 END
+        AS position,
+    min_recovery_end_timeline AS timeline
+FROM pg_control_recovery()
 
 
 -- is_distributed -- whether statements run on other servers than this one, as with Citus
@@ -368,6 +431,86 @@ CREATE INDEX CONCURRENTLY entries_by_vector_{dimensions} ON entries
 USING hnsw (((embedding || code)::halfvec({coded})) halfvec_cosine_ops)
 WITH (m = 16, ef_construction = 200)
 WHERE dimensions = {dimensions}
+
+
+-- our_indexes -- each with what rebuilds it and what removes it; `leftover` is what a broken-off rebuilding left
+SELECT
+    c.relname AS name, i.indisvalid AS valid, pg_relation_size(c.oid) AS bytes,
+    NOT i.indisvalid AND c.relname ~ '_cc(new|old)[0-9]*$' AS leftover,
+    format('REINDEX INDEX CONCURRENTLY %I.%I', n.nspname, c.relname) AS rebuild,
+    format('DROP INDEX CONCURRENTLY %I.%I', n.nspname, c.relname) AS remove
+FROM pg_index i
+JOIN pg_class c ON c.oid = i.indexrelid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE i.indrelid IN (
+    to_regclass('entries'), to_regclass('aliases'), to_regclass('hit_counts'),
+    to_regclass('policies'), to_regclass('verdicts'), to_regclass('shadow_hits')
+)
+ORDER BY c.relname
+
+
+-- index_progress -- how far another session's building of an index is: $1 its process id
+SELECT
+    g.phase,
+    CASE WHEN g.tuples_total > 0 THEN g.tuples_done ELSE g.blocks_done END AS done,
+    CASE WHEN g.tuples_total > 0 THEN g.tuples_total ELSE g.blocks_total END AS total
+FROM pg_stat_progress_create_index g
+WHERE g.pid = $1
+
+
+-- vacuum -- room of dead rows is used again, and the planner knows what there is
+VACUUM (ANALYZE) entries, aliases, hit_counts, policies, verdicts, shadow_hits
+
+
+-- table_conditions -- rows, dead rows and sizes of the tables that grow
+SELECT
+    c.relname AS name,
+    greatest(s.n_live_tup, c.reltuples)::bigint AS live,
+    s.n_dead_tup AS dead,
+    s.n_mod_since_analyze AS changed,
+    greatest(s.last_analyze, s.last_autoanalyze) AS analyzed_at,
+    pg_relation_size(c.oid) AS bytes,
+    (
+        -- Of the heap alone: what is kept out of line counts as the pointer to it.
+        SELECT sum(w.avg_width * (1 - w.null_frac))
+        FROM pg_stats w
+        WHERE w.schemaname = n.nspname AND w.tablename = c.relname
+    )::double precision AS row_bytes,
+    current_setting('autovacuum')::boolean
+        AND current_setting('track_counts')::boolean AS vacuumed_by_server,
+    coalesce((
+        SELECT o.option_value::boolean FROM pg_options_to_table(c.reloptions) o
+        WHERE o.option_name = 'autovacuum_enabled'
+    ), true) AS vacuumed_by_table
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_stat_user_tables s ON s.relid = c.oid
+WHERE c.oid IN (to_regclass('entries'), to_regclass('aliases'), to_regclass('hit_counts'))
+ORDER BY c.relname
+
+
+-- index_conditions -- sizes of the indexes of the tables that grow, and whether they are in use
+SELECT
+    c.relname AS name, i.indisvalid AS valid, a.amname = 'hnsw' AS walked,
+    greatest(c.reltuples, 0)::bigint AS rows, pg_relation_size(c.oid) AS bytes
+FROM pg_index i
+JOIN pg_class c ON c.oid = i.indexrelid
+JOIN pg_am a ON a.oid = c.relam
+WHERE i.indrelid IN (to_regclass('entries'), to_regclass('aliases'), to_regclass('hit_counts'))
+ORDER BY c.relname
+
+
+-- dimensions_in_use -- of a sample of all vectors: $1 percent of the table's pages
+SELECT DISTINCT e.dimensions
+FROM entries e TABLESAMPLE SYSTEM ($1)
+WHERE e.dimensions IS NOT NULL
+ORDER BY 1
+
+
+-- newer_pgvector -- the version that is installed on the server's disk, where it is not the one in use
+SELECT x.default_version
+FROM pg_available_extensions x
+WHERE x.name = 'vector' AND x.default_version <> x.installed_version
 
 
 -- policies -- the policies of a tenant: $1 tenant
@@ -549,7 +692,7 @@ SELECT
 
 -- entry -- one entry, whole: $1 tenant, $2 id
 SELECT
-    e.*, octet_length(e.body) AS body_bytes, x.exact_until, x.semantic_until,
+    e.*, coalesce(e.inflated_bytes, octet_length(e.body)) AS body_bytes, x.exact_until, x.semantic_until,
     CASE
         WHEN e.quarantined_at IS NOT NULL THEN 'quarantined'
         WHEN x.exact_until > now() AND e.created_at > p.exact_floor
@@ -585,7 +728,7 @@ CROSS JOIN LATERAL (
         e.tenant, e.id, e.policy_id, e.scope, e.space, e.dimensions, e.exact_key, e.partition,
         e.prompt_text, e.prompt_tokens, e.completion_tokens, e.model, e.tags, e.upstream_ms,
         e.generation, e.provenance, e.created_at, e.media_type,
-        octet_length(e.body) AS body_bytes, x.exact_until, x.semantic_until, y.state
+        coalesce(e.inflated_bytes, octet_length(e.body)) AS body_bytes, x.exact_until, x.semantic_until, y.state
     FROM entries e
     CROSS JOIN LATERAL (
         SELECT
@@ -634,7 +777,8 @@ SELECT
 FROM policies p
 CROSS JOIN LATERAL (
     SELECT
-        count(*) AS entries, coalesce(sum(octet_length(e.body)), 0)::bigint AS body_bytes,
+        count(*) AS entries, coalesce(sum(coalesce(e.inflated_bytes, octet_length(e.body))), 0)::bigint
+            AS body_bytes,
         min(e.created_at) AS oldest_created_at
     FROM entries e
     WHERE e.tenant = $1 AND e.policy_id = p.id AND e.generation >= p.oldest_generation
@@ -653,6 +797,35 @@ ORDER BY p.id
 
 -- every_policy -- where dead rows may be, policies that were deleted included
 SELECT tenant, id FROM policies ORDER BY tenant, id
+
+
+-- policies_with_dead -- where something can never answer again, policies that were deleted included: $1 how many
+SELECT p.tenant, p.id
+FROM policies p
+WHERE EXISTS (
+        SELECT FROM entries e
+        WHERE e.tenant = p.tenant AND e.policy_id = p.id
+            AND greatest(e.exact_expires_at, e.semantic_expires_at) <= now()
+    )
+    OR EXISTS (
+        SELECT FROM entries e
+        WHERE e.tenant = p.tenant AND e.policy_id = p.id AND e.created_at <= least(
+            greatest(p.exact_floor, now() - p.ttl_seconds * interval '1 second'),
+            greatest(p.semantic_floor, now() - p.semantic_ttl_seconds * interval '1 second')
+        )
+    )
+    OR EXISTS (
+        SELECT FROM entries e
+        WHERE e.tenant = p.tenant AND e.policy_id = p.id
+            AND e.created_at <= p.purged_at + interval '1 minute'
+            AND e.generation < p.oldest_generation
+    )
+    OR EXISTS (
+        SELECT FROM aliases a
+        WHERE a.tenant = p.tenant AND a.policy_id = p.id AND a.expires_at <= now()
+    )
+ORDER BY p.tenant, p.id
+LIMIT $1
 
 
 -- every_tenant -- whose entries there may be
@@ -727,7 +900,7 @@ FROM entries e
 WHERE e.tenant = $1 AND ($2::text IS NULL OR e.policy_id = $2)
 
 
--- least_valued -- what has to go so that the rest fits with a twentieth to spare: $1 tenant, $2 policy or null, $3 entries that fit or null, $4 bytes that fit or null, $5 how many at most
+-- least_valued -- what has to go so that the rest fits with a twentieth to spare: $1 tenant, $2 policy or null, $3 entries that fit or null, $4 bytes that fit or null, $5 how many at most, $6 the id from which so many, $7, are looked at, or null and null for all
 WITH live AS MATERIALIZED (
     SELECT
         e.id, e.created_at, e.bytes,
@@ -737,12 +910,19 @@ WITH live AS MATERIALIZED (
             - ln(greatest(1024, e.bytes))
             - ln(2) * 4 / greatest(p.ttl_seconds, p.semantic_ttl_seconds)
                 * extract(epoch FROM now() - greatest(e.created_at, h.last_hit_at)) AS value
-    FROM policies p
-    JOIN entries e ON e.tenant = $1 AND e.policy_id = p.id
+    FROM (
+        SELECT e.*
+        FROM entries e
+        WHERE e.tenant = $1 AND ($2::text IS NULL OR e.policy_id = $2)
+            AND ($6::uuid IS NULL OR e.id >= $6)
+        -- Ids are random, so a stretch of them is a fair sample. Of all, the order is nobody's.
+        ORDER BY CASE WHEN $6 IS NOT NULL THEN e.id END
+        LIMIT $7::bigint
+    ) e
+    JOIN policies p ON p.tenant = $1 AND p.id = e.policy_id
     LEFT JOIN hit_counts h ON h.tenant = $1 AND h.entry_id = e.id
-    WHERE p.tenant = $1 AND ($2::text IS NULL OR p.id = $2)
-        -- Only what lives: what is dead takes no place, and is removed anyway.
-        AND e.quarantined_at IS NULL AND e.generation >= p.oldest_generation
+    -- Only what lives: what is dead takes no place, and is removed anyway.
+    WHERE e.quarantined_at IS NULL AND e.generation >= p.oldest_generation
         AND (
             least(e.exact_expires_at, e.created_at + p.ttl_seconds * interval '1 second') > now()
                 AND e.exact_expires_at IS NOT NULL AND e.created_at > p.exact_floor
@@ -851,8 +1031,14 @@ WITH judged AS MATERIALIZED (
 SELECT
     j.policy_id,
     $4 = 'wrong' OR j.quarantined_at IS NOT NULL AND NOT $10 AS quarantined,
-    CASE WHEN $4 = 'wrong' THEN
-        pg_notify('cachesvc', json_build_array($1::text, j.policy_id, json_build_array(j.id))::text)
+    CASE
+        WHEN $4 = 'wrong' THEN pg_notify(
+            'cachesvc', json_build_array($1::text, j.policy_id, json_build_array(j.id))::text
+        )
+        -- It may be the better answer to whatever was answered without it.
+        WHEN $10 AND j.quarantined_at IS NOT NULL THEN pg_notify(
+            'cachesvc', json_build_array($1::text, j.policy_id)::text
+        )
     END
 FROM judged j
 

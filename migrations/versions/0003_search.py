@@ -69,6 +69,19 @@ CREATE STATISTICS entries_place (mcv, dependencies)
     ON tenant, policy_id, scope, space, dimensions, partition FROM entries
 """
 
+# Made last, and made last again: on a table too small for statistics the planner takes those.
+_UNIQUE = (
+    """
+    CREATE UNIQUE INDEX entries_by_prompt ON entries
+        (tenant, policy_id, scope, space, dimensions, partition, prompt_hash)
+    WHERE exact_key IS NULL
+    """,
+    """
+    CREATE UNIQUE INDEX entries_by_exact_key ON entries (tenant, policy_id, scope, exact_key)
+    WHERE exact_key IS NOT NULL
+    """,
+)
+
 # With pgvector's own 64, parts of a cell are not reached when many cells hold the same prompts.
 _BUILD = "m = 16, ef_construction = 200"
 
@@ -88,6 +101,7 @@ def upgrade() -> None:
     for dimensions in indexed:
         coded = dimensions + CODE_DIMENSIONS
         _index(dimensions, f"(embedding || code)::halfvec({coded})", f" WITH ({_BUILD})")
+    _make_unique_ones_last()
 
 
 def downgrade() -> None:
@@ -100,6 +114,14 @@ def downgrade() -> None:
     for dimensions in indexed:
         _index(dimensions, f"embedding::halfvec({dimensions})", "")
     for statement in (_BY_AGE.format(include=""), _PLACE, _BY_PARTITION):
+        op.execute(statement)
+    _make_unique_ones_last()
+
+
+def _make_unique_ones_last() -> None:
+    for index in ("entries_by_prompt", "entries_by_exact_key"):
+        op.execute(f"DROP INDEX {index}")
+    for statement in _UNIQUE:
         op.execute(statement)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 
+from tests.pgbouncer import pgbouncer
 from tests.postgres import _TEMPLATE, _own_database
 from tests.proxy.conftest import pytest_asyncio_loop_factories
 
@@ -28,11 +29,21 @@ def files_database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
     yield from _own_database(postgres, _TEMPLATE)
 
 
+@pytest.fixture(scope="module")
+def way_in(files_database_url: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL that the service gets: straight there, or with --pgbouncer through PgBouncer."""
+    if not request.config.getoption("--pgbouncer"):
+        yield files_database_url
+        return
+    with pgbouncer(files_database_url) as url:
+        yield url
+
+
 @pytest.fixture
-def database_url(files_database_url: str) -> str:
+def database_url(files_database_url: str, way_in: str) -> str:
     """The file's database with all its tables emptied: no tenant, no policy, no entry."""
     asyncio.run(_empty(files_database_url))
-    return files_database_url
+    return way_in
 
 
 async def _empty(url: str) -> None:

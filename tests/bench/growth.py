@@ -3,7 +3,7 @@
 Half of the puts go to a policy whose entries expire within an hour, half to one that is full and
 evicts. The service's own sweeper removes, the server's own autovacuum frees. Time is compressed by
 the TTLs; autovacuum cannot look more often than once a second, so that it comes late: a worse day
-than a real one. Steady is the median of the hours 5 to 12, the end that of the hours 17 to 24.
+than a real one. Steady is the median of the hours 5 to 12, the end that of the last 8.
 """
 
 from __future__ import annotations
@@ -82,8 +82,10 @@ class Day:
         self._put_times: list[float] = []
         self._lookup_times: list[float] = []
 
-    async def run(self, told: Callable[[int, Hour], None] = lambda *_: None) -> list[Hour]:
-        """All 24 hours, one after the other."""
+    async def run(
+        self, hours: int = HOURS, told: Callable[[int, Hour], None] = lambda *_: None
+    ) -> list[Hour]:
+        """All of them, one after the other."""
         database = await connect(self._url, statement_timeout_ms=10_000)
         admin, records = PostgresAdmin(database), PostgresRecords(database)
         ttl = max(1, round(self._seconds))
@@ -96,13 +98,13 @@ class Day:
         )
         watcher = await asyncpg.connect(self._url)
         try:
-            hours = []
-            for number in range(HOURS):
+            passed: list[Hour] = []
+            for number in range(hours):
                 made = await self._hour(PostgresStore(database))
                 row = await watcher.fetchrow(_SIZES, _INDEX)
-                hours.append(Hour._make([*row.values(), made, *self._times()]))
-                told(number + 1, hours[-1])
-            return hours
+                passed.append(Hour._make([*row.values(), made, *self._times()]))
+                told(number + 1, passed[-1])
+            return passed
         finally:
             sweeper.cancel()
             await asyncio.gather(sweeper, return_exceptions=True)
@@ -148,7 +150,7 @@ class Day:
 
 def growth(hours: list[Hour]) -> dict[str, float]:
     """How much larger the end is than the steady size, of the table and of the indexes."""
-    steady, end = hours[4:12], hours[16:]
+    steady, end = hours[4:12], hours[-8:]
     return {
         name: statistics.median(getattr(hour, name) for hour in end)
         / statistics.median(getattr(hour, name) for hour in steady)
@@ -172,6 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--puts", type=int, default=1000, help="in a simulated hour")
     parser.add_argument("--seconds", type=float, default=5.0, help="of a simulated hour")
+    parser.add_argument("--hours", type=int, default=HOURS, help="simulated, at least 20")
     parser.add_argument("--share", type=float, help="of dead rows at which vacuum comes")
     asked = parser.parse_args()
     print("hour", *Hour._fields)
@@ -184,7 +187,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, server(Path(folder) / "data") as url:
         if asked.share is not None:
             asyncio.run(_set_share(url, asked.share))
-        hours = asyncio.run(Day(url, puts=asked.puts, seconds=asked.seconds).run(told))
+        hours = asyncio.run(Day(url, puts=asked.puts, seconds=asked.seconds).run(asked.hours, told))
         for name, ratio in growth(hours).items():
             print(f"{name}: the end is {ratio:.2f} of the steady size")
 

@@ -6,15 +6,14 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from cachesvc.commands.doctor import FAIL, OK, WARN, examine
+from cachesvc.commands.doctor import examine
+from cachesvc.commands.finding import FAIL, OK, WARN, Finding
 from cachesvc.core.policy import Policy
 from cachesvc.settings import Embed, Proxy, Settings
 from tests.proxy.fakes import FakeProvider, FakeService
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from cachesvc.commands.doctor import Finding
 
 
 def _remote(provider: FakeProvider) -> Embed:

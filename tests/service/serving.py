@@ -131,7 +131,6 @@ class Running:
             PostgresRecords(database),
             Named(),
             telemetry,
-            self.hot.settled if self.hot else None,
         )
         listening = None
         if self.hot:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from contextlib import closing
+from typing import Any
 
 import pytest
 
-from tests.service.serving import KEY, outcome, refused
-
-if TYPE_CHECKING:
-    from tests.service.serving import Api
+from tests.service.serving import KEY, Api, Running, outcome, refused
 
 OTHER_KEY = "cd" * 32
 NORTH, NEAR, EAST = [1.0, 0.0, 0.0], [0.95, 0.3122499, 0.0], [0.0, 1.0, 0.0]  # NORTH·NEAR = 0.95
@@ -190,10 +188,18 @@ def test_shadow_judges_and_serves_nothing(api: Api) -> None:
     assert (outcome(far), far["similarity"]) == ((None, "shadow"), 0.0)
 
 
-def test_a_policy_that_changed_behind_our_back_decides_at_once(
-    api: Api, other_replica: Api
+def test_what_the_database_answers_goes_by_the_policy_in_force(
+    module_database_url: str, other_replica: Api
 ) -> None:
-    """This replica remembers the policy; another one changes it. No reply goes by the old one."""
+    """This replica remembers the policy; another one changes it. No query goes by the old one."""
+    with (
+        Running(module_database_url, {"hot_bytes": 0}) as service,
+        closing(Api(service.url)) as api,
+    ):
+        _follow_the_policy(api, other_replica)
+
+
+def _follow_the_policy(api: Api, other_replica: Api) -> None:
     policy = api.policy()
     api.put(policy, exact_key=KEY, embedding=NORTH)
     assert api.lookup(policy, exact_key=KEY)["hit"]

@@ -18,7 +18,8 @@ import pytest
 from cachesvc.core.model import Answer
 from cachesvc.core.policy import Policy
 from cachesvc.service.app import create_app
-from cachesvc.service.run import reap, serve
+from cachesvc.service.run import serve
+from cachesvc.service.sweep import reap
 from cachesvc.service.telemetry import Telemetry
 from cachesvc.settings import Service, Settings
 from cachesvc.store.base import NewEntry, Place
