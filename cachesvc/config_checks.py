@@ -16,6 +16,7 @@ ROLES = frozenset({"lookup", "put", "feedback", "data", "admin"})
 _TENANT = re.compile(r"[A-Za-z0-9._:~-]{1,128}")
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+_PRIMARY = re.compile(r"[?&]target_session_attrs=(read-write|primary)(&|$)")
 
 
 def check(settings: Settings) -> None:
@@ -66,6 +67,11 @@ def _check_service(service: Service) -> None:
         url = getattr(service, name)
         if url and not url.startswith(("postgresql://", "postgres://")):
             raise ConfigError(f"service.{name}: must start with postgresql://")
+        if name != "read_database_url" and _names_several_hosts(url) and not _PRIMARY.search(url):
+            raise ConfigError(
+                f"service.{name}: names several hosts; add target_session_attrs=read-write, or a"
+                " standby may be taken for the primary"
+            )
     _within("service.tenant_max_entries", service.tenant_max_entries, 0, 10**12)
     _within("service.tenant_max_bytes", service.tenant_max_bytes, 0, 10**15)
     if service.pooler not in ("auto", "transaction"):
@@ -78,6 +84,12 @@ def _check_service(service: Service) -> None:
     _within("service.max_connections", service.max_connections, 1, 1_000_000)
     _within("service.body_idle_seconds", service.body_idle_seconds, 0.1, 3600)
     _within("service.max_request_bytes", service.max_request_bytes, 1024, 2**30)
+
+
+def _names_several_hosts(url: str) -> bool:
+    """Before the path, or as `host=a,b` behind it."""
+    place, _, query = url.partition("?")
+    return "," in place.rpartition("@")[2] or re.search(r"(^|&)host=[^&]*,", query) is not None
 
 
 def _check_proxy(proxy: Proxy) -> None:

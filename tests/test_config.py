@@ -85,6 +85,13 @@ def test_a_database_may_have_several_hosts(tmp_path: Path) -> None:
     assert "hunter2" not in repr(service)
 
 
+@pytest.mark.parametrize("field", ["database_url", "listen_url"])
+@pytest.mark.parametrize("url", ["postgresql://a,b/d", "postgresql:///d?host=a,b&port=1"])
+def test_of_several_hosts_the_primary_must_be_asked_for(field: str, url: str) -> None:
+    with pytest.raises(ConfigError, match=f"service.{field}: .*target_session_attrs=read-write"):
+        config.load(None, {f"service.{field}": url})
+
+
 def test_a_secret_file_of_a_higher_source_goes_before_a_secret_of_a_lower(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

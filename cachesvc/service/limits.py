@@ -84,7 +84,7 @@ class Limits:
                 removed = await self._store.remove_overflow(room)
             except StoreError as exc:
                 self._faults.failed(exc.message)
-                return slowest
+                return max(slowest, time.monotonic() - began)
             self._telemetry.evicted(cause_of(room), removed)
             slowest = max(slowest, time.monotonic() - began)
         self._faults.fine()

@@ -46,7 +46,7 @@ class PostgresRecords:
             uuid4(),
             verdict.lifts,
         )
-        return None if row is None else (row["policy_id"], row["quarantined"])
+        return None if row["policy_id"] is None else (row["policy_id"], row["quarantined"])
 
     async def keep_shadow_hits(self, hits: Sequence[ShadowHit]) -> None:
         by_tenant = groupby(sorted(hits, key=_tenant), key=_tenant)

@@ -246,7 +246,9 @@ WITH policy AS MATERIALIZED (
         provenance = excluded.provenance, id = excluded.id, created_at = excluded.created_at,
         exact_expires_at = excluded.exact_expires_at,
         semantic_expires_at = excluded.semantic_expires_at, quarantined_at = NULL
-    RETURNING e.id, greatest(e.exact_expires_at, e.semantic_expires_at) AS expires_at
+    RETURNING
+        e.id, greatest(e.exact_expires_at, e.semantic_expires_at) AS expires_at,
+        e.xmax <> 0 AS updated
 ), unaliased AS (
     DELETE FROM aliases a USING kept k, replaced r WHERE a.tenant = $1 AND a.entry_id = r.id
 ), uncounted AS (
@@ -257,11 +259,16 @@ WITH policy AS MATERIALIZED (
     RETURNING a.entry_id
 ), told AS MATERIALIZED (
     -- Not of what is new: nobody has a copy of it, and a notification holds up every other commit.
-    SELECT pg_notify('cachesvc', json_build_array($1::text, $2::text, json_agg(c.id))::text)
-    FROM (
-        SELECT r.id FROM replaced r CROSS JOIN kept k UNION SELECT s.entry_id FROM superseded s
+    -- A twin that was put a moment ago is replaced unseen, and has no name here: all are told.
+    SELECT pg_notify('cachesvc', CASE
+        WHEN c.ids IS NULL THEN json_build_array($1::text, $2::text)
+        ELSE json_build_array($1::text, $2::text, c.ids)
+    END::text)
+    FROM kept k CROSS JOIN (
+        SELECT json_agg(u.id) AS ids
+        FROM (SELECT r.id FROM replaced r UNION SELECT s.entry_id FROM superseded s) u
     ) c
-    HAVING count(*) > 0
+    WHERE c.ids IS NOT NULL OR k.updated
 )
 SELECT
     p.generation AS current, k.id, k.expires_at, (SELECT count(*) FROM told) > 0 AS replaced
@@ -304,15 +311,18 @@ WITH policy AS MATERIALIZED (
         tags = excluded.tags, upstream_ms = excluded.upstream_ms, generation = excluded.generation,
         provenance = excluded.provenance, id = excluded.id, created_at = excluded.created_at,
         semantic_expires_at = excluded.semantic_expires_at, quarantined_at = NULL
-    RETURNING e.id, e.semantic_expires_at AS expires_at
+    RETURNING e.id, e.semantic_expires_at AS expires_at, e.xmax <> 0 AS updated
 ), unaliased AS (
     DELETE FROM aliases a USING kept k, replaced r WHERE a.tenant = $1 AND a.entry_id = r.id
 ), uncounted AS (
     DELETE FROM hit_counts h USING kept k, replaced r WHERE h.tenant = $1 AND h.entry_id = r.id
 ), told AS MATERIALIZED (
-    SELECT pg_notify('cachesvc', json_build_array($1::text, $2::text, json_agg(r.id))::text)
-    FROM replaced r CROSS JOIN kept k
-    HAVING count(*) > 0
+    SELECT pg_notify('cachesvc', CASE
+        WHEN c.ids IS NULL THEN json_build_array($1::text, $2::text)
+        ELSE json_build_array($1::text, $2::text, c.ids)
+    END::text)
+    FROM kept k CROSS JOIN (SELECT json_agg(r.id) AS ids FROM replaced r) c
+    WHERE c.ids IS NOT NULL OR k.updated
 )
 SELECT
     p.generation AS current, k.id, k.expires_at, (SELECT count(*) FROM told) > 0 AS replaced
@@ -1027,6 +1037,10 @@ WITH judged AS MATERIALIZED (
             AND v.prompt_text IS NOT DISTINCT FROM $6 AND v.note = $8
             AND v.created_at > now() - interval '1 minute'
     )
+), gone AS MATERIALIZED (
+    -- Its row may have been evicted, and somebody may still have a copy.
+    SELECT pg_notify('cachesvc', json_build_array($1::text, '', json_build_array($2::uuid))::text)
+    WHERE $4 = 'wrong' AND NOT EXISTS (SELECT FROM judged)
 )
 SELECT
     j.policy_id,
@@ -1040,7 +1054,7 @@ SELECT
             'cachesvc', json_build_array($1::text, j.policy_id)::text
         )
     END
-FROM judged j
+FROM (SELECT count(*) FROM gone) told LEFT JOIN judged j ON true
 
 
 -- keep_shadow_hits -- what policies in shadow would have served: $1 tenant, then arrays: $2 ids, $3 policies, $4 scopes, $5 exact keys, $6 entries, $7 tiers, $8 similarities, $9 prompts, $10 when
