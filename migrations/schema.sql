@@ -46,7 +46,7 @@ CREATE TABLE public.entries (
     code public.halfvec,
     bytes integer GENERATED ALWAYS AS (((octet_length(body) + octet_length(prompt_text)) + (COALESCE(dimensions, 0) * 2))) STORED NOT NULL,
     inflated_bytes integer,
-    CONSTRAINT entries_cell CHECK ((((cell IS NULL) = (dimensions IS NULL)) AND ((code IS NULL) = (dimensions IS NULL)) AND ((code IS NULL) OR (public.vector_dims(code) = 16)))),
+    CONSTRAINT entries_cell CHECK ((((cell IS NULL) = (dimensions IS NULL)) AND ((code IS NULL) OR (dimensions IS NOT NULL)) AND ((code IS NULL) OR (public.vector_dims(code) = 16)))),
     CONSTRAINT entries_dimensions CHECK ((NOT (dimensions IS DISTINCT FROM public.vector_dims(embedding)))),
     CONSTRAINT entries_exact_tier CHECK (((exact_key IS NULL) = (exact_expires_at IS NULL))),
     CONSTRAINT entries_findable CHECK (((exact_key IS NOT NULL) OR (embedding IS NOT NULL))),
@@ -155,6 +155,8 @@ CREATE INDEX entries_by_vector_384 ON public.entries USING hnsw ((((embedding OP
 CREATE INDEX entries_by_vector_512 ON public.entries USING hnsw ((((embedding OPERATOR(public.||) code))::public.halfvec(528)) public.halfvec_cosine_ops) WITH (m='16', ef_construction='200') WHERE (dimensions = 512);
 
 CREATE INDEX entries_by_vector_768 ON public.entries USING hnsw ((((embedding OPERATOR(public.||) code))::public.halfvec(784)) public.halfvec_cosine_ops) WITH (m='16', ef_construction='200') WHERE (dimensions = 768);
+
+CREATE INDEX entries_waiting ON public.entries USING btree (tenant, cell, semantic_expires_at) WHERE ((cell IS NOT NULL) AND (code IS NULL));
 
 CREATE INDEX shadow_hits_by_age ON public.shadow_hits USING btree (tenant, policy_id, created_at, id);
 

@@ -18,6 +18,7 @@ from cachesvc.service.app import create_app, create_open_app
 from cachesvc.service.faults import FaultLog, describe, log
 from cachesvc.service.hot import HotGauges
 from cachesvc.service.identity import LOCAL, Identities
+from cachesvc.service.indexing import index
 from cachesvc.service.replicas import ReplicaGauges
 from cachesvc.service.sweep import reap
 from cachesvc.service.telemetry import Telemetry
@@ -67,6 +68,7 @@ async def serve(
     records, telemetry = PostgresRecords(database), Telemetry(settings)
     identities = Identities(settings.identity, settings.service.tls.on)
     background = _in_background(reap(settings, admin, records, telemetry))
+    background += _in_background(index(database, store.large))
     app = create_app(settings, hot or replicas or store, admin, records, identities, telemetry)
     if hot is not None:
         telemetry.registry.register(HotGauges(hot))
@@ -116,14 +118,14 @@ async def _connect(service: Service, url: str) -> Database:
 
 
 async def _open_replicas(
-    service: Service, store: EntryStore, primary: Database
+    service: Service, store: PostgresStore, primary: Database
 ) -> ReplicaReads | None:
     if not service.read_database_url:
         return None
     found = []
     for url in each_host(service.read_database_url):
         database = await _connect(service, url)
-        found.append(Replica(database, PostgresStore(database)))
+        found.append(Replica(database, PostgresStore(database, large=store.large)))
     return ReplicaReads(store, primary, found, lag_seconds=service.read_lag_seconds)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -19,6 +18,7 @@ from cachesvc.core.vectors import similarity
 from cachesvc.errors import Invalid, NotFound
 from cachesvc.store.base import UNREAD, Found, PolicyRow, Stored
 from cachesvc.store.bodies import packed, unpacked
+from cachesvc.store.large import LargeCells
 from cachesvc.store.sql import statement, statement_for
 
 if TYPE_CHECKING:
@@ -34,19 +34,26 @@ _ROUNDING = 0.002
 # A scan's time goes by the rows and by the bytes it reads: up to here about 3 ms.
 _SCANNED_VALUES = 384_000
 _FEWEST_SCANNED, _MOST_SCANNED = 250, 1000
-_LARGE_REMEMBERED = 100_000
 _KNOWN_FIELDS = frozenset(Policy.__struct_fields__)
 
 
 class PostgresStore:
     """Entries, aliases and policies in Postgres with pgvector: an EntryStore."""
 
-    def __init__(self, database: Database, *, scanned: Callable[[int], int] | None = None) -> None:
-        """`scanned` tells the largest cell, in rows, to be scanned exactly, by its dimensions."""
+    def __init__(
+        self,
+        database: Database,
+        *,
+        large: LargeCells | None = None,
+        scanned: Callable[[int], int] | None = None,
+    ) -> None:
+        """`large` is shared by stores that put and search for each other.
+
+        `scanned` tells the largest cell, in rows, to be scanned exactly, by its dimensions.
+        """
         self._database = database
+        self.large = LargeCells() if large is None else large
         self._scanned = scanned or exact_rows
-        # Cells that were too large to be scanned when they were asked last.
-        self._large: OrderedDict[bytes, None] = OrderedDict()
 
     async def policy(self, tenant: str, policy_id: str) -> PolicyRow | None:
         row = await self._database.row(statement("policy"), tenant, policy_id)
@@ -92,17 +99,17 @@ class PostgresStore:
             revision=rows[0]["revision"],
             generation=rows[0]["generation"],
             now=rows[0]["now"],
-            candidates=tuple(found),
+            candidates=tuple(found[: query.top_k]),
         )
 
     async def _nearest(self, query: NearestQuery) -> list[Any]:
-        """One query, as long as what was learnt of the cell's size still holds."""
-        size = query.vector.size
-        cell, most = _cell(query.place, query.space, size, query.partition), self._scanned(size)
+        """One statement, as long as what was learnt of the cell's size still holds."""
+        place, size = query.place, query.vector.size
+        cell, most = _cell(place, query.space, size, query.partition), self._scanned(size)
         asked = (
-            query.place.tenant,
-            query.place.policy_id,
-            query.place.scope,
+            place.tenant,
+            place.policy_id,
+            place.scope,
             query.space,
             query.partition,
             HalfVector(query.vector),
@@ -110,19 +117,21 @@ class PostgresStore:
             _oldest(query.max_age_seconds),
             query.served_from - _ROUNDING,
         )
-        if cell not in self._large:
-            rows = await self._database.search(statement_for("scan_cell", size), *asked, cell, most)
-            if not rows or (rows[0]["live"] or 0) <= most:
+        scan, walk = statement_for("scan_cell", size), statement_for("find_nearest", size)
+        if cell not in self.large:
+            rows = await self._database.search(scan, *asked, cell, most)
+            large = bool(rows) and (rows[0]["live"] or 0) > most
+            self.large.found(cell, large=large)
+            if not large:
                 return rows
-            self._large[cell] = None
-            if len(self._large) > _LARGE_REMEMBERED:
-                self._large.popitem(last=False)
         coded = HalfVector(np.concatenate([query.vector, code_of(cell)]))
-        rows = await self._database.search(
-            statement_for("find_nearest", size), *asked, coded, cell, most
+        rows = await self._database.search(walk, *asked, coded, cell, most)
+        if rows and not rows[0]["large"]:  # not any more
+            self.large.found(cell, large=False)
+            return await self._database.search(scan, *asked, cell, most)
+        self.large.waiting(
+            place.tenant, cell, max((row["waiting"] or 0 for row in rows), default=0)
         )
-        if rows and not rows[0]["large"]:
-            self._large.pop(cell, None)
         return rows
 
     async def answer(self, place: Place, entry_id: UUID) -> Answer | None:
@@ -136,9 +145,17 @@ class PostgresStore:
         if entry.exact_key is None and entry.vector is None:
             raise Invalid("embedding or exact_key is required")
         name = "put_by_prompt" if entry.exact_key is None else "put_by_exact_key"
-        row = await self._database.row(statement(name), *await _values(entry))
+        cell = None
+        if entry.vector is not None:
+            cell = _cell(entry.place, entry.space, entry.vector.size, entry.partition)
+        indexed = cell is not None and cell in self.large
+        row = await self._database.row(
+            statement(name), *await _values(entry, cell, indexed=indexed)
+        )
         if row is None:
             raise NotFound("cache_policy not found")
+        if cell is not None and entry.vector is not None:
+            self.large.put(cell, self._scanned(entry.vector.size))
         newer = entry.generation is not None and entry.generation > row["current"]
         return Stored(row["id"], row["expires_at"], row["current"], newer, row["replaced"])
 
@@ -223,11 +240,9 @@ def _cell(place: Place, space: str, dimensions: int, partition: bytes) -> bytes:
     return cell_of(place.tenant, place.policy_id, place.scope, space, dimensions, partition)
 
 
-async def _values(entry: NewEntry) -> tuple[object, ...]:
-    """The parameters that both puts share, in their order."""
-    ttl, vector, cell = entry.ttl_seconds, entry.vector, None
-    if vector is not None:
-        cell = _cell(entry.place, entry.space, vector.size, entry.partition)
+async def _values(entry: NewEntry, cell: bytes | None, *, indexed: bool) -> tuple[object, ...]:
+    """The parameters that both puts share, in their order; what has no code is not indexed."""
+    ttl, vector = entry.ttl_seconds, entry.vector
     stored, inflated_bytes = await packed(entry.answer.body)
     return (
         entry.place.tenant,
@@ -251,6 +266,6 @@ async def _values(entry: NewEntry) -> tuple[object, ...]:
         None if ttl is None else min(ttl, MAX_TTL_SECONDS),
         uuid4(),
         cell,
-        None if cell is None else HalfVector(code_of(cell)),
+        HalfVector(code_of(cell)) if indexed and cell is not None else None,
         inflated_bytes,
     )

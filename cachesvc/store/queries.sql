@@ -111,10 +111,10 @@ LEFT JOIN LATERAL (
 WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
 
 
--- find_nearest -- the nearest live entries of a cell that is believed large: $1 tenant, $2 policy, $3 scope, $4 space, $5 partition, $6 vector, $7 how many, $8 oldest age, $9 the similarity from which the nearest one's answer is wanted, $10 vector and code, $11 cell, $12 the largest cell that is scanned exactly
+-- find_nearest -- the nearest live entries of a cell that is believed large; nothing but `large` false where it is not: $1 tenant, $2 policy, $3 scope, $4 space, $5 partition, $6 vector, $7 how many, $8 oldest age, $9 the similarity from which the nearest one's answer is wanted, $10 vector and code, $11 cell, $12 the largest cell that is scanned exactly
 WITH size AS MATERIALIZED (
-    -- A small cell is scanned, a large one walked through the index. Which it is, is counted and not
-    -- estimated: statistics are always late, and one plan then serves every cell.
+    -- Which it is, is counted and not estimated: statistics are always late, and one plan then
+    -- serves every cell.
     SELECT count(*) AS live FROM (
         SELECT FROM entries e
         WHERE e.tenant = $1 AND e.cell = $11::bytea AND e.semantic_expires_at > now()
@@ -126,7 +126,7 @@ WITH size AS MATERIALIZED (
 )
 SELECT
     p.revision, p.generation, now() AS now, (SELECT s.live FROM size s) > $12 AS large,
-    f.id, f.embedding, f.created_at, f.media_type, f.prompt_tokens, f.completion_tokens,
+    f.waiting, f.id, f.embedding, f.created_at, f.media_type, f.prompt_tokens, f.completion_tokens,
     f.upstream_ms, f.inflated_bytes,
     CASE
         WHEN 1 - f.distance >= $9::double precision
@@ -138,47 +138,22 @@ SELECT
     ) AS expires_at
 FROM policies p
 LEFT JOIN LATERAL (
+    -- What has a code is in the HNSW index.
     (
         SELECT
-            small.*, small.embedding::halfvec({dimensions}) <=> $6::halfvec({dimensions}) AS distance
-        FROM (
-            SELECT
-                e.id, e.embedding, e.created_at, e.semantic_expires_at,
-                e.body, e.inflated_bytes, e.media_type, e.prompt_tokens, e.completion_tokens,
-                e.upstream_ms
-            FROM entries e
-            WHERE (SELECT s.live FROM size s) <= $12
-                AND e.tenant = $1 AND e.cell = $11
-                -- The cell finds, its parts decide.
-                AND e.policy_id = $2 AND e.scope = $3 AND e.space = $4
-                AND e.dimensions = {dimensions} AND e.partition = $5
-                -- All of what living means stands here, before LIMIT: a dead row must not take the
-                -- place of a live one.
-                AND e.semantic_expires_at > now()
-                AND e.created_at > greatest(
-                    p.semantic_floor, now() - p.semantic_ttl_seconds * interval '1 second',
-                    now() - $8::interval
-                )
-                AND e.generation >= p.oldest_generation
-                AND e.quarantined_at IS NULL
-            ORDER BY e.semantic_expires_at
-            LIMIT $12
-        ) small
-        ORDER BY distance
-        LIMIT $7
-    )
-    UNION ALL
-    (
-        SELECT
+            0::bigint AS waiting,
+            e.embedding::halfvec({dimensions}) <=> $6::halfvec({dimensions}) AS distance,
             e.id, e.embedding, e.created_at, e.semantic_expires_at,
             e.body, e.inflated_bytes, e.media_type, e.prompt_tokens, e.completion_tokens,
-            e.upstream_ms,
-            e.embedding::halfvec({dimensions}) <=> $6::halfvec({dimensions})
+            e.upstream_ms
         FROM entries e
         WHERE (SELECT s.live FROM size s) > $12
             AND e.tenant = $1 AND e.cell = $11
+            -- The cell finds, its parts decide.
             AND e.policy_id = $2 AND e.scope = $3 AND e.space = $4
             AND e.dimensions = {dimensions} AND e.partition = $5
+            -- All of what living means stands here, before LIMIT: a dead row must not take the
+            -- place of a live one.
             AND e.semantic_expires_at > now()
             AND e.created_at > greatest(
                 p.semantic_floor, now() - p.semantic_ttl_seconds * interval '1 second',
@@ -190,8 +165,56 @@ LEFT JOIN LATERAL (
         ORDER BY (e.embedding || e.code)::halfvec({coded}) <=> $10::halfvec({coded})
         LIMIT $7
     )
+    UNION ALL
+    -- What has none waits to be indexed, and is scanned until then: the newest of it.
+    SELECT
+        w.waiting, w.distance, e.id, e.embedding, e.created_at, e.semantic_expires_at,
+        e.body, e.inflated_bytes, e.media_type, e.prompt_tokens, e.completion_tokens,
+        e.upstream_ms
+    FROM (
+        SELECT r.id, r.distance, r.lives, count(*) OVER () AS waiting
+        FROM (
+            SELECT
+                e.id, e.embedding::halfvec({dimensions}) <=> $6::halfvec({dimensions}) AS distance,
+                e.policy_id = $2 AND e.scope = $3 AND e.space = $4
+                    AND e.dimensions = {dimensions} AND e.partition = $5
+                    AND e.created_at > greatest(
+                        p.semantic_floor, now() - p.semantic_ttl_seconds * interval '1 second',
+                        now() - $8::interval
+                    )
+                    AND e.generation >= p.oldest_generation
+                    AND e.quarantined_at IS NULL AS lives
+            FROM entries e
+            WHERE (SELECT s.live FROM size s) > $12
+                AND e.tenant = $1 AND e.cell = $11 AND e.code IS NULL
+                AND e.semantic_expires_at > now()
+            ORDER BY e.semantic_expires_at DESC
+            LIMIT 2 * $12
+        ) r
+        -- The living first; the others do not join below.
+        ORDER BY NOT r.lives, r.distance
+        LIMIT $7
+    ) w
+    JOIN entries e ON e.tenant = $1 AND e.id = w.id AND w.lives
 ) f ON true
 WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
+
+
+-- index_waiting -- give rows of a large cell, the oldest first, their place in the HNSW index: $1 tenant, $2 cell, $3 its code, $4 how many
+WITH waiting AS MATERIALIZED (
+    SELECT e.id FROM entries e
+    WHERE e.tenant = $1 AND e.cell = $2 AND e.code IS NULL
+        -- What expires soon is scanned until then.
+        AND e.semantic_expires_at > now() + interval '1 minute'
+    ORDER BY e.semantic_expires_at
+    LIMIT $4
+    FOR NO KEY UPDATE SKIP LOCKED
+), indexed AS (
+    UPDATE entries e SET code = $3::halfvec
+    WHERE e.tenant = $1 AND e.id = ANY (ARRAY(SELECT w.id FROM waiting w))
+    RETURNING 1
+)
+SELECT count(*) FROM indexed
 
 
 -- answer -- what a semantic candidate holds, while it lives: $1 tenant, $2 policy, $3 scope, $4 entry
@@ -502,10 +525,23 @@ ORDER BY c.relname
 -- index_conditions -- sizes of the indexes of the tables that grow, and whether they are in use
 SELECT
     c.relname AS name, i.indisvalid AS valid, a.amname = 'hnsw' AS walked,
-    greatest(c.reltuples, 0)::bigint AS rows, pg_relation_size(c.oid) AS bytes
+    -- The server counts what waits to be indexed as indexed.
+    (greatest(c.reltuples, 0) * CASE WHEN a.amname = 'hnsw' THEN v.coded ELSE 1 END)::bigint
+        AS rows,
+    pg_relation_size(c.oid) AS bytes
 FROM pg_index i
 JOIN pg_class c ON c.oid = i.indexrelid
 JOIN pg_am a ON a.oid = c.relam
+CROSS JOIN (
+    -- Of the rows with a vector, the share with a code.
+    SELECT coalesce(
+        (1 - max(s.null_frac) FILTER (WHERE s.attname = 'code'))
+            / nullif(1 - max(s.null_frac) FILTER (WHERE s.attname = 'dimensions'), 0), 1
+    ) AS coded
+    FROM pg_stats s JOIN pg_class t ON t.relname = s.tablename
+    JOIN pg_namespace n ON n.oid = t.relnamespace AND n.nspname = s.schemaname
+    WHERE t.oid = to_regclass('entries') AND s.attname IN ('code', 'dimensions')
+) v
 WHERE i.indrelid IN (to_regclass('entries'), to_regclass('aliases'), to_regclass('hit_counts'))
 ORDER BY c.relname
 

@@ -28,7 +28,16 @@ from cachesvc.store.migrate import migrate_in_subprocess
 from cachesvc.store.pool import connect
 from cachesvc.store.postgres import PostgresStore
 from cachesvc.store.sql import statement_for
-from tests.bench.recall.data import COLUMNS, DIMENSIONS, POLICY, SPACE, TENANT, Workload, id_of
+from tests.bench.recall.data import (
+    COLUMNS,
+    DIMENSIONS,
+    DRAWN,
+    POLICY,
+    SPACE,
+    TENANT,
+    Workload,
+    id_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -66,7 +75,7 @@ async def fill(database: Database, workload: Workload) -> tuple[float, float]:
     """Write all rows, then index their vectors; the seconds of each."""
     columns = (*COLUMNS, "exact_key", "exact_expires_at")
     async with database.connection() as connection:
-        await connection.execute("SET statement_timeout = 0; SET lock_timeout = 0")
+        await connection.execute(f"SET statement_timeout = 0; SET lock_timeout = 0; {DRAWN}")
         await connection.execute(f"DROP INDEX IF EXISTS entries_by_vector_{DIMENSIONS}")
         began = time.perf_counter()
         for records in rows_of(workload):

@@ -98,6 +98,8 @@ class Floors:
         match what.split():
             case ["fill", partition]:
                 vectors, base = rows.stored(partition), int(partition[:2]) * 10**5
+                # All of a cell that is walked is in the index, as after a while in service.
+                self._store.large.found(_cell(partition), large=partition == rows.LARGE)
                 return lambda number: self._store.put(
                     rows.entry(partition, base + number, vectors[number].tobytes())
                 )
@@ -129,11 +131,19 @@ class Floors:
         await self._database.row(_INSERT, *record)
 
 
+def _cell(partition: str) -> bytes:
+    return cell_of(
+        rows.TENANT, rows.POLICY, rows.SCOPE, rows.SPACE, rows.DIMENSIONS, bytes.fromhex(partition)
+    )
+
+
 async def _recorded(partition: str, vector: bytes) -> tuple[Any, ...]:
     """The statement and the values of a nearest lookup."""
     recorder = Recorder()
+    store = PostgresStore(recorder)  # type: ignore[arg-type]
+    store.large.found(_cell(partition), large=partition == rows.LARGE)
     try:
-        await PostgresStore(recorder).find_nearest(rows.nearest(partition, vector))  # type: ignore[arg-type]
+        await store.find_nearest(rows.nearest(partition, vector))
     except LookupError:
         return recorder.query
     raise AssertionError("a nearest lookup asked nothing")
@@ -141,9 +151,7 @@ async def _recorded(partition: str, vector: bytes) -> tuple[Any, ...]:
 
 def _plain(partition: str, vector: bytes) -> tuple[Any, ...]:
     """The least that finds the same: by the code through the index, or by the cell and a sort."""
-    cell = cell_of(
-        rows.TENANT, rows.POLICY, rows.SCOPE, rows.SPACE, rows.DIMENSIONS, bytes.fromhex(partition)
-    )
+    cell = _cell(partition)
     unit = rows.nearest(partition, vector).vector
     coded = rows.DIMENSIONS + len(code_of(cell))
     if partition == rows.SMALL:
@@ -167,7 +175,7 @@ def _record(number: int) -> tuple[Any, ...]:
     """A row as a put into the large partition would leave it, for _COLUMNS."""
     vector = np.random.default_rng(number).normal(size=rows.DIMENSIONS)
     partition = bytes.fromhex(rows.LARGE)
-    cell = cell_of(rows.TENANT, rows.POLICY, rows.SCOPE, rows.SPACE, rows.DIMENSIONS, partition)
+    cell = _cell(rows.LARGE)
     prompt, now = f"prompt {number}".encode(), datetime.now(timezone.utc)
     expires = now + timedelta(hours=1)
     return (

@@ -10,7 +10,7 @@ import pytest
 
 from cachesvc.errors import Invalid, StartError
 from cachesvc.store.reindex import INDEX_LOCK_KEY, Progress, reindex, vacuum
-from tests.store.entries import near, nearest, new, save, unit
+from tests.store.entries import indexed, near, nearest, new, save, unit
 from tests.store.waiting import until
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ INDEX = "entries_by_vector_384"
 
 async def fill(stores: Stores, rows: int) -> None:
     await save(stores, 3600)
+    indexed(stores)
     for number in range(rows):
         await stores.entries.put(new(str(number), vector=unit(number)))
 

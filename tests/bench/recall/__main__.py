@@ -31,7 +31,16 @@ from cachesvc.store.migrate import migrate_in_subprocess
 from cachesvc.store.pool import connect
 from cachesvc.store.postgres import PostgresStore
 from cachesvc.store.sql import statement_for
-from tests.bench.recall.data import COLUMNS, DIMENSIONS, POLICY, SPACE, TENANT, Workload, id_of
+from tests.bench.recall.data import (
+    COLUMNS,
+    DIMENSIONS,
+    DRAWN,
+    POLICY,
+    SPACE,
+    TENANT,
+    Workload,
+    id_of,
+)
 from tests.bench.recall.ways import EXACT, OURS, WAYS, WIDTHS, Searcher, Way
 
 if TYPE_CHECKING:
@@ -101,7 +110,7 @@ def widths() -> list[partial[Workload]]:
 async def load(database: Database, workload: Workload) -> None:
     """Fill the table, index it, gather statistics; says how long it took and what it takes."""
     async with database.connection() as connection:
-        await connection.execute("SET statement_timeout = 0; TRUNCATE entries")
+        await connection.execute(f"SET statement_timeout = 0; TRUNCATE entries; {DRAWN}")
         await connection.execute("DROP INDEX IF EXISTS other")
         await connection.execute(f"DROP INDEX IF EXISTS entries_by_vector_{DIMENSIONS}")
         began = time.perf_counter()

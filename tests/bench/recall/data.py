@@ -13,6 +13,7 @@ from pgvector import HalfVector
 from cachesvc.core.cells import cell_of, code_of
 from cachesvc.core.vectors import read_vector
 from cachesvc.store.base import Place
+from cachesvc.store.postgres import exact_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,8 +32,10 @@ _COPIED = 20_000
 COLUMNS = (
     *("tenant", "id", "policy_id", "scope", "space", "dimensions", "partition", "prompt_hash"),
     *("embedding", "cell", "code", "body", "prompt_text", "prompt_tokens", "completion_tokens"),
-    *("model", "tags", "generation", "provenance", "created_at", "semantic_expires_at"),
+    *("model", "tags", "generation", "provenance", "created_at", "semantic_expires_at", "drawn"),
 )
+# For the ways that index everything: the code of every row, of small cells, too.
+DRAWN = "ALTER TABLE entries ADD COLUMN IF NOT EXISTS drawn halfvec"
 
 
 @dataclass
@@ -95,11 +98,12 @@ class Workload:
         vector = self.stored[scope][index] if lives else self.like(scope, index % size, 0.99)
         name = self.place(scope).scope
         cell = cell_of(TENANT, POLICY, name, SPACE, DIMENSIONS, b"")
-        id = id_of(scope, index)
+        id, drawn = id_of(scope, index), HalfVector(code_of(cell))
+        code = drawn if size > exact_rows(DIMENSIONS) else None
         return (
             *(TENANT, id, POLICY, name, SPACE, DIMENSIONS, b"", id.bytes, HalfVector(vector)),
-            *(cell, HalfVector(code_of(cell)), _BODY, b"a prompt", 0, 0, "", [], 1, ""),
-            *(now - timedelta(minutes=1), now + timedelta(days=1 if lives else -1)),
+            *(cell, code, _BODY, b"a prompt", 0, 0, "", [], 1, ""),
+            *(now - timedelta(minutes=1), now + timedelta(days=1 if lives else -1), drawn),
         )
 
     def like(self, scope: int, index: int, cosine: float) -> Vector:

@@ -30,9 +30,9 @@ _ROWS = (
 
 
 def _searched(code: int) -> str:
-    """The indexed expression with so many dimensions of the code; 16 is the store's own index."""
-    short = f"l2_normalize(subvector(code, 1, {code}))::halfvec"
-    added = {0: "", 16: " || code"}.get(code, f" || {short}")
+    """The indexed expression with so many dimensions of the code."""
+    short = f"l2_normalize(subvector(drawn, 1, {code}))::halfvec"
+    added = {0: "", CODE_DIMENSIONS: " || drawn"}.get(code, f" || {short}")
     return f"(embedding{added})::halfvec({DIMENSIONS + code})"
 
 
@@ -40,8 +40,8 @@ def _searched(code: int) -> str:
 class Way:
     """One way to search: settings of the connection, and what is asked.
 
-    `code` is how many dimensions of the code are appended; None stands for the store's own
-    statement, and `scanned` for another bound of its exact scan.
+    `code` is how many dimensions of the code are appended, in an index of all rows; None stands
+    for the store's own statement and index, and `scanned` for another bound of its exact scan.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Way:
     @property
     def index(self) -> str | None:
         """The statement that makes its index; None where the store's own serves."""
-        if self.code in (None, CODE_DIMENSIONS):
+        if self.code is None:
             return None
         built = f" WITH ({_BUILD})" if self.code else ""  # the usual one with pgvector's own values
         return (
