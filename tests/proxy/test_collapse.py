@@ -8,56 +8,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cachesvc.core.policy import BypassRule, Policy
-from tests.proxy.rig import (
-    PATH,
-    STREAM,
-    Rig,
-    always,
-    chat_body,
-    completion,
-    events,
-    eventually,
-    rig,
-)
+from cachesvc.core.policy import Policy
+from tests.proxy.collapsing import HEAD, asked, collapsed, held, joined
+from tests.proxy.rig import PATH, STREAM, chat_body, completion, events, eventually, rig
 from tests.servers import PATIENCE_SECONDS, answer, calling, chunk, request
 
 if TYPE_CHECKING:
-    from tests.servers import Caller, Got, Script, Seen, Wire
+    from tests.servers import Seen, Wire
 
-HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-DEBUGGABLE = Policy(bypass_on=(BypassRule(header="x-debug", equals="1"),))
 COOKIE = [("set-cookie", "session=1"), ("x-ratelimit-remaining", "3"), ("x-request-id", "req-1")]
-
-
-def held(gate: asyncio.Event, data: bytes) -> Script:
-    """Answers everybody with `data` once the gate opens."""
-
-    async def script(seen: Seen, wire: Wire) -> None:
-        await gate.wait()
-        await wire.send(data)
-
-    return script
-
-
-async def joined(proxy: Rig, count: int) -> None:
-    """Wait until so many requests have joined the call of another."""
-
-    async def enough() -> bool:
-        return (await proxy.metrics()).get('cachesvc_collapsed_total{policy="p"}', 0) >= count
-
-    await eventually(enough)
-
-
-def collapsed(got: Got) -> bool:
-    return "; collapsed" in (got["cache-status"] or "")
-
-
-async def asked(proxy: Rig, stack: AsyncExitStack, **fields: object) -> Caller:
-    """A caller on a connection of its own who has sent the same request."""
-    caller = await stack.enter_async_context(calling(proxy.url))
-    await caller.send(request("POST", PATH, proxy.headers, chat_body(**fields)))  # type: ignore[arg-type]
-    return caller
 
 
 async def test_identical_requests_share_one_call_and_one_put() -> None:
@@ -208,68 +167,6 @@ async def test_a_failure_after_the_first_byte_breaks_all_and_keeps_nothing() -> 
         await proxy.refused("incomplete")
 
 
-@pytest.mark.parametrize(
-    "steering",
-    [
-        ("cache-control", "no-cache"),
-        ("cache-control", "no-store"),
-        ("cache-control", "max-age=5"),
-        ("cache-control", "s-maxage=5"),
-        ("x-higress-skip-ai-cache", "on"),
-        ("x-debug", "1"),
-        ("authorization", "Bearer another"),
-        ("accept-encoding", "br"),
-    ],
-)
-async def test_who_steers_or_is_another_or_takes_other_codings_calls_alone(
-    steering: tuple[str, str],
-) -> None:
-    gate = asyncio.Event()
-    async with rig(held(gate, answer(completion())), policy=DEBUGGABLE) as proxy:
-        proxy.headers = [pair for pair in proxy.headers if pair[0] != steering[0]]
-        plain = [("authorization", "Bearer key-1")] if steering[0] == "authorization" else []
-        leader = asyncio.create_task(proxy.chat(headers=plain))
-        await eventually(lambda: len(proxy.upstream.seen) == 1)
-        other = asyncio.create_task(proxy.chat(headers=[steering]))
-        await eventually(lambda: len(proxy.upstream.seen) == 2)
-        gate.set()
-        assert not collapsed(await leader)
-        assert not collapsed(await other)
-
-
-@pytest.mark.parametrize("policy", [Policy(collapse=False), Policy(mode="shadow")])
-async def test_nothing_is_shared_where_the_policy_does_not_say_so(policy: Policy) -> None:
-    gate = asyncio.Event()
-    async with rig(held(gate, answer(completion())), policy=policy) as proxy:
-        calls = [asyncio.create_task(proxy.chat()) for _ in range(3)]
-        await eventually(lambda: len(proxy.upstream.seen) == 3)
-        gate.set()
-        assert not any(map(collapsed, await asyncio.gather(*calls)))
-
-
-async def test_a_credential_that_has_shown_nothing_neither_joins_nor_leads() -> None:
-    gate = asyncio.Event()
-    policy = Policy(sharing="shared")
-    async with rig(held(gate, answer(completion())), policy=policy) as proxy:
-        calls = [asyncio.create_task(proxy.chat()) for _ in range(3)]
-        await eventually(lambda: len(proxy.upstream.seen) == 3)
-        gate.set()
-        assert not any(map(collapsed, await asyncio.gather(*calls)))
-
-
-async def test_a_call_from_before_a_purge_is_not_joined_after_it() -> None:
-    gate = asyncio.Event()
-    async with rig(held(gate, answer(completion()))) as proxy:
-        before = asyncio.create_task(proxy.chat())
-        await eventually(lambda: len(proxy.upstream.seen) == 1)
-        proxy.service.generation += 1
-        after = asyncio.create_task(proxy.chat())
-        await eventually(lambda: len(proxy.upstream.seen) == 2)
-        gate.set()
-        assert not collapsed(await before)
-        assert not collapsed(await after)
-
-
 async def test_a_caller_who_reads_nothing_holds_up_nobody() -> None:
     long = events(*("x" * 4000 for _ in range(2000)))  # more than any socket buffers
     data = answer(long, media_type=STREAM, framing="chunked")
@@ -285,33 +182,3 @@ async def test_a_caller_who_reads_nothing_holds_up_nobody() -> None:
             got = await follower
         assert (got.clean, got.body) == (True, long)
         await proxy.kept(1)
-
-
-async def test_nobody_joins_what_is_too_large_to_keep() -> None:
-    gate = asyncio.Event()
-
-    async def script(seen: Seen, wire: Wire) -> None:
-        await wire.send(HEAD + chunk(events("x" * 2000, end="")))
-        await gate.wait()
-        await wire.send(chunk(events("y")) + chunk(b""))
-
-    whole = events("x" * 2000, end="") + events("y")
-    async with (
-        rig(script, policy=Policy(max_body_bytes=1000)) as proxy,
-        AsyncExitStack() as stack,
-    ):
-        leader = await asked(proxy, stack, stream=True)
-        await leader.head()
-        await leader.reader.readuntil(b"\n\n\r\n")
-        other = asyncio.create_task(proxy.chat(stream=True))
-        await eventually(lambda: len(proxy.upstream.seen) == 2)
-        gate.set()
-        got = await other
-        assert (got.body, collapsed(got)) == (whole, False)
-
-
-async def test_a_flight_that_has_landed_is_not_joined_any_more() -> None:
-    async with rig(always(answer(b'{"object":"no completion"}'))) as proxy:
-        for _ in range(3):
-            assert not collapsed(await proxy.chat())
-        assert len(proxy.upstream.seen) == 3
