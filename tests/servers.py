@@ -135,11 +135,11 @@ class RawServer:
         except Exception as exc:
             self.errors.append(exc)
         finally:
-            self._tasks.discard(task)
             writer.close()
             with suppress(ConnectionError, asyncio.CancelledError):
                 await writer.wait_closed()
             self._wires.discard(writer)
+            self._tasks.discard(task)
 
 
 async def read_request(

@@ -34,7 +34,8 @@ def parse(body: bytes) -> Any:
         raise Unreadable("the body is not JSON") from exc
     except RecursionError as exc:
         raise Unreadable("the body nests too deeply") from exc
-    if _deeper_than(value, MAX_DEPTH):
+    # What opens fewer brackets than that cannot be deeper: most bodies are not walked.
+    if text.count("{") + text.count("[") > MAX_DEPTH and _deeper_than(value, MAX_DEPTH):
         raise Unreadable(f"the body nests deeper than {MAX_DEPTH}")
     # Only an escape can bring a lone surrogate into decoded UTF-8.
     if "\\u" in text:

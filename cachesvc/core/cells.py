@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 CODE_DIMENSIONS = 16
 _CELL_BYTES = 16
-_CODES_REMEMBERED = 4096
+_CELLS_REMEMBERED = _CODES_REMEMBERED = 4096
 
 
+@lru_cache(_CELLS_REMEMBERED)
 def cell_of(
     tenant: str, policy_id: str, scope: str, space: str, dimensions: int, partition: bytes
 ) -> bytes:

@@ -83,7 +83,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return self.enabled and self.mode != "off"
 
     def has(self, tier: Tier) -> bool:
-        return tier.value in self.tiers
+        return tier in self.tiers
 
     def effective_threshold(self, asked: float | None) -> float:
         """A caller may tighten, never loosen below the floor."""

@@ -33,7 +33,10 @@ class Steering:
     @property
     def plain(self) -> bool:
         """The caller steers nothing."""
-        return self == Steering()
+        return self is _PLAIN or self == _PLAIN
+
+
+_PLAIN = Steering()
 
 
 def read_steering(headers: Mapping[str, Sequence[str]], policy: Policy) -> Steering:
@@ -42,7 +45,11 @@ def read_steering(headers: Mapping[str, Sequence[str]], policy: Policy) -> Steer
     Directives are case-insensitive; the argument form of `no-cache` and of `no-store` is not the
     directive; a number that cannot be read is ignored, and of several the strictest counts.
     """
-    directives = list(_directives(headers.get("cache-control", ())))
+    said = headers.get("cache-control")
+    if not said:
+        skip = _skip(headers, policy)
+        return _PLAIN if skip is None else Steering(skip=skip)
+    directives = list(_directives(said))
     bare = {name for name, argument in directives if argument is None}
     return Steering(
         skip=_skip(headers, policy),
@@ -55,7 +62,8 @@ def read_steering(headers: Mapping[str, Sequence[str]], policy: Policy) -> Steer
 
 
 def _skip(headers: Mapping[str, Sequence[str]], policy: Policy) -> Reason | None:
-    if any(value.strip().lower() == "on" for value in headers.get(SKIP_HEADER, ())):
+    switches = headers.get(SKIP_HEADER)
+    if switches and any(value.strip().lower() == "on" for value in switches):
         return Reason.CALLER_SKIP
     for rule in policy.bypass_on:
         if rule.equals in headers.get(rule.header.lower(), ()):

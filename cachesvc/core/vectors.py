@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 MAX_DIMENSIONS = 3984  # pgvector indexes halfvec up to 4,000; 16 are kept for a partition code
 MIN_NORM = 1e-12
+# Between these squares of a norm nothing is lost on the way through float64.
+_PLAIN = (1e-20, 1e20)
 
 
 def check_dimensions(number: int, field: str = "embedding") -> None:
@@ -36,6 +39,10 @@ def read_vector(embedding: Sequence[float] | bytes, *, field: str = "embedding")
             raise Invalid(f"{field}: {len(embedding)} bytes are not a whole number of float32")
         check_dimensions(len(embedding) // 4, field)
         vector = np.frombuffer(embedding, dtype="<f4").astype(np.float64)
+        # The squares of float32 do not overflow float64, and most vectors are near a length of 1.
+        square = float(np.dot(vector, vector))
+        if _PLAIN[0] < square < _PLAIN[1]:
+            return vector / math.sqrt(square)
     else:
         check_dimensions(len(embedding), field)
         vector = np.array(embedding, dtype=np.float64)
@@ -54,7 +61,8 @@ def similarity(query: Vector, stored: Vector) -> float:
 
     The rounded value is what is compared, reported and logged.
     """
-    cosine = float(np.dot(query, stored)) / float(np.linalg.norm(stored))
+    # numpy's norm() is the same root at five times the price.
+    cosine = float(np.dot(query, stored)) / math.sqrt(np.dot(stored, stored))
     return round(min(1.0, max(-1.0, cosine)), 6)
 
 

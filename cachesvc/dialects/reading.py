@@ -70,10 +70,12 @@ def role_of(message: Any, at: Path) -> str:
 
 def is_plain(message: dict[str, Any]) -> bool:
     """Apart from its content, the message has nothing that only equality can judge."""
-    called = any(message.get(field) for field in ("tool_calls", "function_call", "audio"))
+    get = message.get
+    if get("tool_calls") or get("function_call") or get("audio"):
+        return False
     # An empty name is still a name.
-    named = any(message.get(field) is not None for field in ("name", "tool_call_id"))
-    return message["role"] not in ("tool", "function") and not called and not named
+    named = get("name") is not None or get("tool_call_id") is not None
+    return message["role"] not in ("tool", "function") and not named
 
 
 def texts_of(content: Any, at: Path, kinds: tuple[str, ...] = ("text",)) -> tuple[list[Path], bool]:

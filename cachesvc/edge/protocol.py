@@ -13,12 +13,11 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from cachesvc.edge.framing import bodiless, until_close
+from cachesvc.edge.at_once import AtOnceProtocol
 from cachesvc.edge.handover import Handover, offers_upgrade
 from cachesvc.edge.handshake import peer_extension
-from cachesvc.edge.limits import Limits, Refused, check_head, closing_reply, envelope
+from cachesvc.edge.limits import Refused, check_head, closing_reply, envelope
 
 if TYPE_CHECKING:
     import asyncio
@@ -28,15 +27,18 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 # peer still sends is read and dropped, for so long and so much (RFC 9112, 9.6).
 _LINGER_SECONDS = 1.0
 _LINGER_BYTES = 2**20
+_UNREADABLE = "the request is not HTTP/1"
 
 
-class EdgeProtocol(HttpToolsProtocol):
+class EdgeProtocol(AtOnceProtocol):
     """One connection. `server_state` may hold `limits` and `refusal`, the words of an error.
 
     scope["extensions"]["tls"]: under TLS, the ASGI TLS extension 0.2 (`client_cert_chain` in PEM)
     and `cachesvc.sha256`, the leaf's fingerprint in hex. One dict per connection: what is worked
     out of the certificate may be kept in it. Absent on plain connections.
     scope["extensions"]["cachesvc.abort"]: call it to break the connection off.
+    scope["extensions"]["cachesvc.reply"]: a WholeReply, where `server_state.at_once` names paths
+    and the request is not of HTTP/1.0.
     scope["extensions"]["cachesvc.bare_query"]: there where the target ends in a bare `?`.
     scope["extensions"]["cachesvc.handover"]: a Handover, where `server_state.handovers` is true
     and the request offers an upgrade other than h2c.
@@ -44,19 +46,18 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.limits: Limits = getattr(self.server_state, "limits", None) or Limits()
         self._refusal = getattr(self.server_state, "refusal", None) or envelope
         self._handovers = getattr(self.server_state, "handovers", False)
         self._handover: Handover | None = None
         self._raw_headers: list[tuple[bytes, bytes]] = []
         self._tls: dict[str, Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._stall: asyncio.TimerHandle | None = None
         self._refused = False
         self._between = True
         self._in_head = False
         self._head_timed = False
         self._upgrading = False
+        self._body_came = False
         self._head_bytes = 0
         self._callbacks = 0
         self._unfinished = 0
@@ -108,19 +109,30 @@ class EdgeProtocol(HttpToolsProtocol):
             return
         self._unset_keepalive_if_required()
         before = self._callbacks
+        refused = None
+        self._hold_back()
         try:
             self._feed(data)
             self._bound_unfinished(data, before)
-            if self._in_head and not self._head_timed:
-                # Most heads come in one piece and cost no timer.
-                self._head_timed = True
-                self._arm(self.limits.header_seconds)
         except Refused as refusal:
-            self._refuse(*refusal.args)
+            refused = refusal.args
         except httptools.HttpParserError as exc:
             known = exc.__context__
-            args = known.args if isinstance(known, Refused) else (400, "the request is not HTTP/1")
-            self._refuse(*args)
+            refused = known.args if isinstance(known, Refused) else (400, _UNREADABLE)
+        self._time_what_is_missing()
+        self._let_go(now=refused is None)
+        if refused is not None:
+            self._refuse(*refused)
+
+    def _time_what_is_missing(self) -> None:
+        """Most requests come in one piece and cost no timer."""
+        if self._in_head:
+            if not self._head_timed:
+                self._head_timed = True
+                self._arm(self.limits.header_seconds)
+        elif self._body_came:
+            self._body_came = False
+            self._arm_body()
 
     def _feed(self, data: bytes) -> None:
         try:
@@ -156,6 +168,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._between, self._in_head = False, True
         self._head_timed = self._upgrading = False
         self._head_bytes = 0
+        self._body_came = False
         self._raw_headers = []
         extensions: dict[str, Any] = self.scope.setdefault("extensions", {})
         extensions["cachesvc.abort"] = self.abort
@@ -170,8 +183,13 @@ class EdgeProtocol(HttpToolsProtocol):
         # Trailers come here, too: counted, and dropped (RFC 9110, 6.5.1 forbids merging them).
         self._count(len(name) + len(value) + 4)
         if self._in_head:
-            self._raw_headers.append((name, value))
-            super().on_header(name, value)
+            if self._handovers:
+                self._raw_headers.append((name, value))
+            # As uvicorn has it: a call less for each header.
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
 
     def _count(self, size: int) -> None:
         self._callbacks += 1
@@ -198,7 +216,7 @@ class EdgeProtocol(HttpToolsProtocol):
         if handed:
             self._hand_over()
         else:
-            self._arm_body()
+            self._body_came = True
 
     def _hand_over(self) -> None:
         self._handover = Handover(
@@ -207,47 +225,27 @@ class EdgeProtocol(HttpToolsProtocol):
         extensions: Any = self.cycle.scope["extensions"]
         extensions["cachesvc.handover"] = self._handover
 
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        if cycle.scope["http_version"] == "1.0":
-            app = until_close(app, cycle)
-        app = bodiless(app, cycle)
-        super()._start_asgi_task(cycle, app)
-
     def on_body(self, body: bytes) -> None:
         self._callbacks += 1
-        self._arm_body()
+        self._body_came = True
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._callbacks += 1
         if not self._upgrading:
-            self._between = True
+            self._between, self._body_came = True, False
             self._disarm()
             super().on_message_complete()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._watch_reader()
         if self._handover is not None:
             self._handover.pause_writing()
 
     def resume_writing(self) -> None:
-        if self._stall is not None:
-            self._stall.cancel()
-            self._stall = None
         super().resume_writing()
         if self._handover is not None:
             self._handover.resume_writing()
-
-    def _watch_reader(self) -> None:
-        left = self.transport.get_write_buffer_size()
-        self._stall = self.loop.call_later(self.limits.stall_seconds, self._check_reader, left)
-
-    def _check_reader(self, left: int) -> None:
-        if self.transport.get_write_buffer_size() < left:
-            self._watch_reader()
-        else:
-            self.abort()
 
     def _arm(self, seconds: float) -> None:
         self._disarm()

@@ -25,7 +25,7 @@ from cachesvc.errors import StartError
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Sequence
 
 _BACKLOG = 2048
 _POLL_SECONDS = 0.01
@@ -48,6 +48,8 @@ class Listener:
 
     `refusal` words, as JSON, what is refused before the app sees it: status and message.
     With `handovers` the app may take over connections that offer an upgrade (edge/handover.py).
+    Requests for the paths in `app.at_once`, where there is such a thing, begin before they have a
+    task: up to the first await the app must do without one (edge/at_once.py).
     """
 
     app: Any
@@ -99,6 +101,7 @@ class _State(ServerState):
         self.limits = limits
         self.refusal = listener.refusal
         self.handovers = listener.handovers
+        self.at_once: Container[str] = getattr(listener.app, "at_once", ())
 
 
 class _Serving:

@@ -50,7 +50,7 @@ class CacheHeaders:
             values["similarity"] = f"{found.similarity:.4f}"
         detail = found.reason if _TOKEN.fullmatch(found.reason) else found.tier.value
         said += self._named("HIT", values, policy)
-        return [*said, (_CACHE_STATUS, _cache_status(None, None, found.ttl_seconds, detail))]
+        return [*said, (_CACHE_STATUS, _hit_status(found.ttl_seconds, detail))]
 
     def of_pass(
         self,
@@ -108,6 +108,13 @@ def _forward(outcome: Miss | Bypass) -> str:
     if outcome.reason in _BY_POLICY:
         return "bypass"
     return "request" if isinstance(outcome, Bypass) else "miss"
+
+
+def _hit_status(ttl: int | None, detail: str) -> bytes:
+    """A hit's member: made once per detail, since there are as many lifetimes as seconds."""
+    if ttl is None:
+        return _cache_status(None, None, None, detail)
+    return _cache_status(None, None, 0, detail).replace(b"; ttl=0;", b"; ttl=%d;" % ttl)
 
 
 @lru_cache(maxsize=4096)

@@ -7,6 +7,8 @@ import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import lru_cache
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from cachesvc.errors import CallerLeft, UpstreamFailed
@@ -187,8 +189,14 @@ def with_length(reply: Whole) -> RawHeaders:
     return (
         *reply.headers,
         (b"content-length", b"%d" % len(reply.body)),
-        (b"date", formatdate(usegmt=True).encode("ascii")),
+        (b"date", _date(int(monotonic()))),
     )
+
+
+@lru_cache(maxsize=1)
+def _date(_second: int) -> bytes:
+    """Now, made once a second."""
+    return formatdate(usegmt=True).encode("ascii")
 
 
 def named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
@@ -207,9 +215,9 @@ class Reply:
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self._send = send
-        self._abort: Callable[[], None] | None = (scope.get("extensions") or {}).get(
-            "cachesvc.abort"
-        )
+        extensions = scope.get("extensions") or {}
+        self._abort: Callable[[], None] | None = extensions.get("cachesvc.abort")
+        self._at_once: Callable[..., bool] | None = extensions.get("cachesvc.reply")
 
     async def start(self, status: int, headers: RawHeaders) -> None:
         """Status and headers."""
@@ -227,7 +235,12 @@ class Reply:
 
     async def whole(self, reply: Whole) -> None:
         """All at once, with length and date."""
-        await self.start(reply.status, with_length(reply))
+        headers = with_length(reply)
+        if self._at_once is not None:
+            lowered = [(name.lower(), value) for name, value in headers]
+            if self._at_once(reply.status, lowered, reply.body):
+                return
+        await self.start(reply.status, headers)
         await self._send({"type": "http.response.body", "body": reply.body, "more_body": False})
 
     async def paced(self, reply: Whole) -> None:

@@ -50,6 +50,7 @@ def test_what_parsers_could_disagree_about_is_unreadable(body: bytes) -> None:
         (b'{"a":"\\ud83d\\ude00"}', {"a": "\U0001f600"}),
         (b'{"a":"\\u0000"}', {"a": "\x00"}),
         (b"[" * 200 + b"]" * 200, None),
+        (b"[" + b"[]," * 300 + b"[]]", None),  # wide is not deep
         (b"-0.0", -0.0),
         (b" null ", None),
         (b'{"\\\\ud800":1}', {"\\ud800": 1}),
