@@ -14,6 +14,7 @@ CacheError
 │   └── Busy               503  with Retry-After
 ├── StoreError
 │   ├── StoreUnavailable   the database is away, slow, or out of disk: reads may fail open
+│   │   └── StoreUnsure    it went away while it committed: written, or not
 │   └── StoreRefused       the database refused a statement that should have been right: a bug
 ├── ServiceError           the service, seen from a client (carries status, code, message)
 │   └── ServiceUnavailable no answer: transport fault, deadline, 5xx
@@ -112,6 +113,10 @@ class StoreError(CacheError):
 
 class StoreUnavailable(StoreError):
     """The database did not answer in time."""
+
+
+class StoreUnsure(StoreUnavailable):
+    """The database did not tell whether it has written."""
 
 
 class StoreRefused(StoreError):

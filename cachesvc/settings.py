@@ -49,7 +49,8 @@ class Service(Section, frozen=True):
     # postgresql://…; empty: the embedded server in data_dir.
     database_url: str = ""
     database_url_file: str = ""
-    # Connections kept to the database. Raise it when lookups wait for one.
+    # Connections to each database for lookups and puts, at least 2. Raise it when those wait.
+    # The primary has up to 4 more: 2 for sweeps, purges and statistics, and 2 for notifications.
     database_pool_size: int = 8
     # auto | transaction: what stands before the database. PgBouncer in transaction mode shows by
     # itself, unless its ignore_startup_parameters hides it.

@@ -42,22 +42,20 @@ CREATE TABLE public.entries (
     exact_expires_at timestamp with time zone,
     semantic_expires_at timestamp with time zone,
     quarantined_at timestamp with time zone,
-    cell bytea,
-    code public.halfvec,
+    leaf bytea,
     bytes integer GENERATED ALWAYS AS (((octet_length(body) + octet_length(prompt_text)) + (COALESCE(dimensions, 0) * 2))) STORED NOT NULL,
     inflated_bytes integer,
-    CONSTRAINT entries_cell CHECK ((((cell IS NULL) = (dimensions IS NULL)) AND ((code IS NULL) OR (dimensions IS NOT NULL)) AND ((code IS NULL) OR (public.vector_dims(code) = 16)))),
     CONSTRAINT entries_dimensions CHECK ((NOT (dimensions IS DISTINCT FROM public.vector_dims(embedding)))),
     CONSTRAINT entries_exact_tier CHECK (((exact_key IS NULL) = (exact_expires_at IS NULL))),
     CONSTRAINT entries_findable CHECK (((exact_key IS NOT NULL) OR (embedding IS NOT NULL))),
+    CONSTRAINT entries_leaf CHECK (((leaf IS NULL) = (dimensions IS NULL))),
     CONSTRAINT entries_semantic_tier CHECK (((embedding IS NULL) = (semantic_expires_at IS NULL)))
 )
-WITH (autovacuum_vacuum_scale_factor='0.3', autovacuum_analyze_scale_factor='0.05', toast.autovacuum_vacuum_scale_factor='0.1');
+WITH (autovacuum_analyze_scale_factor='0.05', autovacuum_vacuum_scale_factor='0.1', toast.autovacuum_vacuum_scale_factor='0.1');
 ALTER TABLE ONLY public.entries ALTER COLUMN embedding SET STORAGE MAIN;
 ALTER TABLE ONLY public.entries ALTER COLUMN body SET STORAGE EXTERNAL;
 ALTER TABLE ONLY public.entries ALTER COLUMN prompt_text SET STORAGE EXTERNAL;
-ALTER TABLE ONLY public.entries ALTER COLUMN cell SET STORAGE PLAIN;
-ALTER TABLE ONLY public.entries ALTER COLUMN code SET STORAGE PLAIN;
+ALTER TABLE ONLY public.entries ALTER COLUMN leaf SET STORAGE PLAIN;
 
 CREATE TABLE public.hit_counts (
     tenant text NOT NULL,
@@ -68,6 +66,24 @@ CREATE TABLE public.hit_counts (
     last_hit_at timestamp with time zone NOT NULL
 )
 WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.05');
+
+CREATE TABLE public.leaves (
+    tenant text NOT NULL,
+    leaf bytea NOT NULL,
+    cell bytea NOT NULL,
+    dimensions integer NOT NULL,
+    centroid public.halfvec NOT NULL,
+    code public.halfvec NOT NULL,
+    splitting boolean DEFAULT false NOT NULL,
+    closed_at timestamp with time zone,
+    CONSTRAINT leaves_dimensions CHECK (((dimensions = public.vector_dims(centroid)) AND (public.vector_dims(code) = 16))),
+    CONSTRAINT leaves_splitting CHECK (((closed_at IS NOT NULL) OR (NOT splitting)))
+)
+WITH (toast_tuple_target='8160');
+ALTER TABLE ONLY public.leaves ALTER COLUMN leaf SET STORAGE PLAIN;
+ALTER TABLE ONLY public.leaves ALTER COLUMN cell SET STORAGE PLAIN;
+ALTER TABLE ONLY public.leaves ALTER COLUMN centroid SET STORAGE MAIN;
+ALTER TABLE ONLY public.leaves ALTER COLUMN code SET STORAGE PLAIN;
 
 CREATE TABLE public.policies (
     tenant text NOT NULL,
@@ -121,6 +137,9 @@ ALTER TABLE ONLY public.entries
 ALTER TABLE ONLY public.hit_counts
     ADD CONSTRAINT hit_counts_pkey PRIMARY KEY (tenant, entry_id);
 
+ALTER TABLE ONLY public.leaves
+    ADD CONSTRAINT leaves_pkey PRIMARY KEY (tenant, leaf);
+
 ALTER TABLE ONLY public.policies
     ADD CONSTRAINT policies_pkey PRIMARY KEY (tenant, id);
 
@@ -136,27 +155,31 @@ CREATE INDEX aliases_by_expiry ON public.aliases USING btree (tenant, policy_id,
 
 CREATE INDEX entries_by_age ON public.entries USING btree (tenant, policy_id, created_at) INCLUDE (bytes);
 
-CREATE INDEX entries_by_cell ON public.entries USING btree (tenant, cell, semantic_expires_at) WHERE (cell IS NOT NULL);
-
 CREATE UNIQUE INDEX entries_by_exact_key ON public.entries USING btree (tenant, policy_id, scope, exact_key) WHERE (exact_key IS NOT NULL);
 
 CREATE INDEX entries_by_expiry ON public.entries USING btree (tenant, policy_id, GREATEST(exact_expires_at, semantic_expires_at));
 
+CREATE INDEX entries_by_leaf ON public.entries USING btree (tenant, leaf, semantic_expires_at) WHERE (leaf IS NOT NULL);
+
 CREATE UNIQUE INDEX entries_by_prompt ON public.entries USING btree (tenant, policy_id, scope, space, dimensions, partition, prompt_hash) WHERE (exact_key IS NULL);
 
-CREATE INDEX entries_by_vector_1024 ON public.entries USING hnsw ((((embedding OPERATOR(public.||) code))::public.halfvec(1040)) public.halfvec_cosine_ops) WITH (m='16', ef_construction='200') WHERE (dimensions = 1024);
+CREATE INDEX leaves_by_cell ON public.leaves USING btree (tenant, cell, leaf);
 
-CREATE INDEX entries_by_vector_1536 ON public.entries USING hnsw ((((embedding OPERATOR(public.||) code))::public.halfvec(1552)) public.halfvec_cosine_ops) WITH (m='16', ef_construction='200') WHERE (dimensions = 1536);
+CREATE INDEX leaves_by_vector_1024 ON public.leaves USING hnsw ((((centroid OPERATOR(public.||) code))::public.halfvec(1040)) public.halfvec_cosine_ops) WITH (m='16', ef_construction='200') WHERE (dimensions = 1024);
 
-CREATE INDEX entries_by_vector_3072 ON public.entries USING hnsw ((((embedding OPERATOR(public.||) code))::public.halfvec(3088)) public.halfvec_cosine_ops) WITH (m='16', ef_construction='200') WHERE (dimensions = 3072);
+CREATE INDEX leaves_by_vector_1536 ON public.leaves USING hnsw ((((centroid OPERATOR(public.||) code))::public.halfvec(1552)) public.halfvec_cosine_ops) WITH (m='16', ef_construction='200') WHERE (dimensions = 1536);
 
-CREATE INDEX entries_by_vector_384 ON public.entries USING hnsw ((((embedding OPERATOR(public.||) code))::public.halfvec(400)) public.halfvec_cosine_ops) WITH (m='16', ef_construction='200') WHERE (dimensions = 384);
+CREATE INDEX leaves_by_vector_3072 ON public.leaves USING hnsw ((((centroid OPERATOR(public.||) code))::public.halfvec(3088)) public.halfvec_cosine_ops) WITH (m='16', ef_construction='200') WHERE (dimensions = 3072);
 
-CREATE INDEX entries_by_vector_512 ON public.entries USING hnsw ((((embedding OPERATOR(public.||) code))::public.halfvec(528)) public.halfvec_cosine_ops) WITH (m='16', ef_construction='200') WHERE (dimensions = 512);
+CREATE INDEX leaves_by_vector_384 ON public.leaves USING hnsw ((((centroid OPERATOR(public.||) code))::public.halfvec(400)) public.halfvec_cosine_ops) WITH (m='16', ef_construction='200') WHERE (dimensions = 384);
 
-CREATE INDEX entries_by_vector_768 ON public.entries USING hnsw ((((embedding OPERATOR(public.||) code))::public.halfvec(784)) public.halfvec_cosine_ops) WITH (m='16', ef_construction='200') WHERE (dimensions = 768);
+CREATE INDEX leaves_by_vector_512 ON public.leaves USING hnsw ((((centroid OPERATOR(public.||) code))::public.halfvec(528)) public.halfvec_cosine_ops) WITH (m='16', ef_construction='200') WHERE (dimensions = 512);
 
-CREATE INDEX entries_waiting ON public.entries USING btree (tenant, cell, semantic_expires_at) WHERE ((cell IS NOT NULL) AND (code IS NULL));
+CREATE INDEX leaves_by_vector_768 ON public.leaves USING hnsw ((((centroid OPERATOR(public.||) code))::public.halfvec(784)) public.halfvec_cosine_ops) WITH (m='16', ef_construction='200') WHERE (dimensions = 768);
+
+CREATE INDEX leaves_closed ON public.leaves USING btree (tenant, closed_at) WHERE (closed_at IS NOT NULL);
+
+CREATE INDEX leaves_splitting ON public.leaves USING btree (tenant, cell, leaf) WHERE splitting;
 
 CREATE INDEX shadow_hits_by_age ON public.shadow_hits USING btree (tenant, policy_id, created_at, id);
 

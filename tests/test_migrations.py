@@ -14,12 +14,9 @@ import asyncpg
 import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from pgvector import HalfVector
 
-from cachesvc.core.policy import Policy
 from cachesvc.errors import CacheError, Invalid, StartError, StoreUnavailable
 from cachesvc.store import binaries, schema
-from cachesvc.store.admin import PostgresAdmin
 from cachesvc.store.embedded import EmbeddedPostgres
 from cachesvc.store.migrate import (
     add_index,
@@ -28,14 +25,9 @@ from cachesvc.store.migrate import (
     status,
     upgrade,
 )
-from cachesvc.store.pool import connect
-from cachesvc.store.postgres import PostgresStore, prompt_hash
-from cachesvc.store.postgres_records import PostgresRecords
-from cachesvc.store.records import NewVerdict
 from cachesvc.store.sql import statement_for
-from tests.postgres import POLICY, TENANT
 from tests.store.dump_schema import COMMITTED, dump
-from tests.store.entries import ANSWER, PLACE, exact, key, nearest, new, save, unit
+from tests.store.entries import nearest, new, save, unit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -207,18 +199,17 @@ async def test_a_further_number_of_dimensions_can_be_indexed_in_use(stores: Stor
     async with stores.database.connection() as connection:
         await connection.execute("SET enable_seqscan = off; SET enable_sort = off")
         rows = await connection.fetch(
-            "EXPLAIN SELECT id FROM entries WHERE dimensions = 100 "
-            "ORDER BY (embedding || code)::halfvec(116) <=> "
-            "(SELECT embedding || code FROM entries LIMIT 1)::halfvec(116) LIMIT 1"
+            "EXPLAIN SELECT leaf FROM leaves WHERE dimensions = 100 "
+            "ORDER BY (centroid || code)::halfvec(116) <=> "
+            "(SELECT centroid || code FROM leaves LIMIT 1)::halfvec(116) LIMIT 1"
         )
-    assert any("entries_by_vector_100" in row[0] for row in rows)
+    assert any("leaves_by_vector_100" in row[0] for row in rows)
 
 
 async def test_an_index_whose_building_was_broken_off_is_built_again(stores: Stores) -> None:
     await add_index(stores.url, 100)
     await stores.database.row(
-        "UPDATE pg_index SET indisvalid = false "
-        "WHERE indexrelid = 'entries_by_vector_100'::regclass"
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'leaves_by_vector_100'::regclass"
     )
     assert (await asyncio.to_thread(status, stores.url)).indexed_dimensions == INDEXED
     assert await add_index(stores.url, 100)
@@ -249,59 +240,3 @@ def test_migrating_in_a_process_of_its_own_is_quick_and_can_be_repeated(database
         migrate_in_subprocess(database_url, timeout_seconds=0.01)
     with pytest.raises(StoreUnavailable):
         status(database_url.replace("@/", "@/no_such_"))
-
-
-# An entry as the first release wrote it.
-_OLD_ENTRY = """
-INSERT INTO entries (
-    tenant, policy_id, scope, id, exact_key, space, partition, embedding, dimensions, body,
-    media_type, prompt_hash, prompt_text, prompt_tokens, completion_tokens, model, tags,
-    generation, provenance, created_at, exact_expires_at, semantic_expires_at
-)
-SELECT
-    $1, $2, $3, gen_random_uuid(), $4, '', '', $5, 384, $6, 'application/json', $7, 'why?', 7, 11,
-    '', '{}', 1, '', now(), now() + interval '1 hour', now() + interval '1 hour'
-RETURNING id
-"""
-
-
-def _old_entry() -> tuple[object, ...]:
-    place = PLACE.tenant, PLACE.policy_id, PLACE.scope
-    return *place, key("a"), HalfVector(unit(1)), ANSWER.body, prompt_hash("why?")
-
-
-async def test_a_database_of_the_first_release_is_upgraded_with_what_it_holds(
-    empty_database_url: str,
-) -> None:
-    url = empty_database_url
-    await asyncio.to_thread(upgrade, url, "0001")
-    before = await asyncio.to_thread(status, url)
-    assert before.complaint == (
-        f"the schema is at 0001, this release needs {schema.expected_revision()}: "
-        "run cachesvc migrate"
-    )
-    database = await connect(url, size=4, statement_timeout_ms=5000)
-    try:
-        entries, admin = PostgresStore(database), PostgresAdmin(database)
-        await admin.save_policy(TENANT, POLICY, Policy(sharing="shared", max_entries=5))
-        entry_id = (await database.row(_OLD_ENTRY, *_old_entry()))["id"]
-        await entries.add_alias(PLACE, key("b"), entry_id, 0.95)
-        with pytest.raises(StoreUnavailable, match="run cachesvc migrate"):
-            await admin.ping()
-        await asyncio.to_thread(migrate_in_subprocess, url)
-        await admin.ping()
-        for name in ("a", "b"):
-            (found,) = (await entries.find_exact(exact(name))).candidates
-            assert found.entry_id == entry_id
-        assert len((await entries.find_nearest(nearest(unit(1)))).candidates) == 1
-        (count,) = await admin.counts(TENANT)
-        assert (count.entries, count.aliases, count.shadow_hits) == (1, 1, 0)
-        assert await admin.remove_overflow((await admin.limited())[0]) == 0
-        wrong = NewVerdict(TENANT, entry_id, None, wrong=True, source="me", lifts=True)
-        assert await PostgresRecords(database).give_verdict(wrong) == (POLICY, True)
-        assert (await entries.find_exact(exact("a"))).dead == "quarantined"
-        await asyncio.to_thread(downgrade, url, "0001")
-        left = await database.rows("SELECT id, quarantined_at IS NOT NULL AS bad FROM entries")
-        assert [tuple(row) for row in left] == [(entry_id, True)]
-    finally:
-        await database.close()

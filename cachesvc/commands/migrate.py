@@ -83,7 +83,7 @@ def index(settings: Settings, *, dimensions: int) -> None:
     click.echo("done" if made else "it was there already")
 
 
-@migrate.command(epilog="Example:  cachesvc migrate reindex --index entries_by_vector_384")
+@migrate.command(epilog="Example:  cachesvc migrate reindex --index leaves_by_vector_384")
 @click.option("--index", metavar="NAME", help="One index; all of ours by default.")
 @settings_flags(*_FLAGS)
 def reindex(settings: Settings, *, index: str | None) -> None:

@@ -17,8 +17,6 @@ from cachesvc.service.lookup import Lookup
 from cachesvc.service.openapi import OpenAPI, paths_of
 from cachesvc.service.policies import Policies
 from cachesvc.service.put import Put
-from cachesvc.store.hot import HotStore
-from cachesvc.store.replicas import ReplicaReads
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,7 +29,8 @@ if TYPE_CHECKING:
     from cachesvc.service.identity import Identities
     from cachesvc.service.telemetry import Telemetry
     from cachesvc.settings import Settings
-    from cachesvc.store.base import AdminStore, EntryStore
+    from cachesvc.store.base import AdminStore
+    from cachesvc.store.layers import LayeredStore
     from cachesvc.store.records import RecordStore
 
     Settled = Callable[[], Awaitable[None]]
@@ -39,6 +38,9 @@ if TYPE_CHECKING:
 
 class App:
     """An ASGI app. Call `drain` before the store it works on is closed."""
+
+    # A hit from memory waits for nothing, and needs no task (edge/at_once.py).
+    at_once = frozenset(paths_of("/cache/lookup"))
 
     def __init__(self, routes: list[Route], guard: Guard, behind: Behind | None = None) -> None:
         self.routes = routes
@@ -63,7 +65,7 @@ class App:
 
 def create_app(
     settings: Settings,
-    store: EntryStore,
+    store: LayeredStore,
     admin: AdminStore,
     records: RecordStore,
     identities: Identities,
@@ -74,13 +76,11 @@ def create_app(
     bounds = Bounds.of_pool(settings.service)
     policies = Policies(store)
     off_path = behind(settings, store, admin, records, telemetry)
-    hot = store if isinstance(store, HotStore) else None
-    lookup = Lookup(store, policies, off_path, telemetry, bounds, hot)
+    lookup = Lookup(store, policies, off_path, telemetry, bounds)
     put = Put(store, policies, off_path.limits, telemetry, bounds)
     entries = Entries(admin, telemetry, bounds)
     operator = Admin(admin, policies, off_path.limits, telemetry, bounds)
-    settling = store if isinstance(store, (HotStore, ReplicaReads)) else None
-    changed = _after(settling.settled if settling else None)
+    changed = _after(store.settled)
     handlers: dict[str, dict[str, Handler]] = {
         "/cache/lookup": {"POST": lookup},
         "/cache/put": {"POST": put},
@@ -106,13 +106,10 @@ def create_app(
     return App(routes, guard, off_path)
 
 
-def _after(settled: Settled | None) -> Callable[[Handler], Handler]:
+def _after(settled: Settled) -> Callable[[Handler], Handler]:
     """Handlers that reply when their change is known everywhere in this process."""
 
     def wrapped(handler: Handler) -> Handler:
-        if settled is None:
-            return handler
-
         async def settling(call: Call) -> Reply:
             try:
                 return await handler(call)

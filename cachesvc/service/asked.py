@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from cachesvc.core.model import Reason, Tier
 from cachesvc.core.policy import MAX_TTL_SECONDS
@@ -15,8 +17,7 @@ if TYPE_CHECKING:
     from cachesvc.wire import LookupRequest
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """What a lookup asks. `key` is None or 32 bytes; `exact` and `nearest` are what to look for.
 
     `exact` is None when the exact tier is not asked, or was before (`after_exact`); `nearest` is
@@ -27,15 +28,22 @@ class Asked:
     key: bytes | None
     after_exact: bool
     exact: ExactQuery | None
-    nearest: NearestQuery | None = field(repr=False)
+    nearest: NearestQuery | None
     threshold: float | None
-    prompt_text: str = field(repr=False)
+    prompt_text: str
     retry: bool
+
+    def __repr__(self) -> str:
+        return f"Asked({self.place!r})"
+
+
+# One object for all lookups in one place: its hash and its parts are looked at many times.
+_place = lru_cache(maxsize=2048)(Place)
 
 
 def read_asked(tenant: str, request: LookupRequest) -> Asked:
     """Raises Invalid for a vector that has no direction, or too many dimensions."""
-    place = Place(tenant, request.policy_id, request.scope or "")
+    place = _place(tenant, request.policy_id, request.scope or "")
     key = None if request.exact_key is None else bytes.fromhex(request.exact_key)
     after_exact = bool(request.after_exact)
     max_age = request.max_age_seconds

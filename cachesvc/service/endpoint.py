@@ -46,28 +46,21 @@ class Guard:
         if self._loopback_only and not (exchange.hosts == 1 and is_loopback_host(exchange.host)):
             raise Forbidden("Host: without TLS only a loopback name is answered")
 
-    async def run(self, exchange: Exchange, answer: Callable[[], Awaitable[Reply]]) -> None:
-        """Answer an exchange, whatever happens. The one place that catches everything."""
-        try:
-            reply = await answer()
-        except ClientGone:
-            return
-        except RequestError as exc:
-            if exc.status == 503:
+    def failure(self, exchange: Exchange, error: Exception) -> Reply:
+        """What becomes of an exchange that an error ended."""
+        if isinstance(error, RequestError):
+            if error.status == 503:
                 self._telemetry.failed("busy")
-            reply = refused(exc)
-        except StoreUnavailable as exc:
+            return refused(error)
+        if isinstance(error, StoreUnavailable):
             self._telemetry.failed("unavailable")
-            reply = retry_later(503, "UNAVAILABLE", exc.message)
-        except Exception as exc:
-            # A bug must cost its caller an answer in the agreed shape, and nobody else anything.
-            self._telemetry.failed("internal")
-            request_id = exchange.request_id or uuid.uuid4().hex
-            log.error("request %s failed: %s", request_id, describe(exc))
-            message = "an internal error; the log has it under the request id in x-request-id"
-            headers = ((b"x-request-id", request_id.encode()),)
-            reply = refusal(500, "INTERNAL", message, headers)
-        await exchange.answer(reply)
+            return retry_later(503, "UNAVAILABLE", error.message)
+        self._telemetry.failed("internal")
+        request_id = exchange.request_id or uuid.uuid4().hex
+        log.error("request %s failed: %s", request_id, describe(error))
+        message = "an internal error; the log has it under the request id in x-request-id"
+        headers = ((b"x-request-id", request_id.encode()),)
+        return refusal(500, "INTERNAL", message, headers)
 
 
 class _Path(ABC):
@@ -78,7 +71,15 @@ class _Path(ABC):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send)
-        await self._guard.run(exchange, lambda: self._answer(exchange))
+        try:
+            reply = await self._answer(exchange)
+        except ClientGone:
+            return
+        except Exception as exc:
+            # The one place that catches everything: a bug must cost its caller an answer in the
+            # agreed shape, and nobody else anything.
+            reply = self._guard.failure(exchange, exc)
+        await exchange.answer(reply)
 
     @abstractmethod
     async def _answer(self, exchange: Exchange) -> Reply: ...

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from cachesvc.errors import Busy, Forbidden, RequestError, TooLarge, UnsupportedMedia
 from cachesvc.service import codec
+from cachesvc.service.codec import Format
+from cachesvc.service.identity import Caller
 from cachesvc.wire import ErrorDetail, ErrorReply
 
 if TYPE_CHECKING:
-    from msgspec import Struct
     from starlette.types import Receive, Scope, Send
 
-    from cachesvc.service.codec import Format
-    from cachesvc.service.identity import Caller
 
 _READ = frozenset(
     (
@@ -28,6 +28,7 @@ _READ = frozenset(
         b"x-request-id",
     )
 )
+_NONE: dict[str, Any] = {}
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
@@ -35,16 +36,19 @@ class ClientGone(Exception):
     """The client left before its request was read: there is nobody to answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """What a handler is given: who calls, and what."""
 
     caller: Caller
     parameters: dict[str, str]
     request_id: str
     format: Format = codec.Format.JSON
-    body: bytes = field(default=b"", repr=False)
-    query: str = field(default="", repr=False)
+    body: bytes = b""
+    query: str = ""
+
+    def __repr__(self) -> str:
+        # Not what was sent: it may come into a log.
+        return f"Call({self.caller!r}, {self.request_id!r})"
 
     def require(self, role: str) -> None:
         """Raises Forbidden unless the caller may act in `role`."""
@@ -52,15 +56,17 @@ class Call:
             raise Forbidden(f"role: this needs {role!r}, which the caller does not have")
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True):
     """What a handler gives back: `payload`, or `text` that has a media type of its own."""
 
     payload: Struct | None = None
     status: int = 200
-    text: bytes | None = field(default=None, repr=False)
+    text: bytes | None = None
     media_type: bytes = b""
     headers: tuple[tuple[bytes, bytes], ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Reply(status={self.status})"
 
 
 class Exchange:
@@ -74,16 +80,15 @@ class Exchange:
         self._send = send
         self.method: str = scope["method"]
         self.hosts = 0
-        self._headers: dict[bytes, bytes] = {}
+        headers: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
             if name in _READ:
-                self.hosts += name == b"host"
-                seen = self._headers.get(name)
-                self._headers[name] = value if seen is None else seen + b"," + value
-        self._unread = (
-            b"transfer-encoding" in self._headers
-            or self._headers.get(b"content-length", b"0").strip(b"0") != b""
-        )
+                if name == b"host":
+                    self.hosts += 1
+                headers[name] = headers[name] + b"," + value if name in headers else value
+        self._headers = headers
+        length = headers.get(b"content-length", b"")
+        self._unread = b"transfer-encoding" in headers or length.strip(b"0") != b""
 
     @property
     def host(self) -> bytes:
@@ -107,9 +112,8 @@ class Exchange:
         if self._headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
             raise UnsupportedMedia("Content-Encoding: must be identity")
         declared = self._headers.get(b"content-length", b"0")
-        too_large = TooLarge(f"body: is over max_request_bytes, which is {limit:,}")
         if not declared.isdigit() or int(declared) > limit:
-            raise too_large
+            raise _too_large(limit)
         chunks: list[bytes] = []
         size, more = 0, True
         while more:
@@ -119,7 +123,7 @@ class Exchange:
             chunk = message.get("body", b"")
             size += len(chunk)
             if size > limit:
-                raise too_large
+                raise _too_large(limit)
             chunks.append(chunk)
             more = message.get("more_body", False)
         self._unread = False
@@ -142,10 +146,17 @@ class Exchange:
         if self._unread:
             # What is still on its way is not worth reading: the server closes instead.
             headers.append((b"connection", b"close"))
+        whole = self.scope.get("extensions", _NONE).get("cachesvc.reply")
+        if whole is not None and whole(reply.status, headers, body):
+            return
         await self._send(
             {"type": "http.response.start", "status": reply.status, "headers": headers}
         )
         await self._send({"type": "http.response.body", "body": body})
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"body: is over max_request_bytes, which is {limit:,}")
 
 
 def refusal(

@@ -12,7 +12,7 @@ from cachesvc.service import codec
 from cachesvc.service.asked import closed_door, read_asked
 from cachesvc.service.exchange import Reply
 from cachesvc.service.judged import counted, judged_by, more_telling, told, unasked
-from cachesvc.store.base import UNREAD
+from cachesvc.store.base import UNREAD, NearestQuery
 from cachesvc.wire import check_lookup
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from cachesvc.service.judged import Judged
     from cachesvc.service.policies import Policies
     from cachesvc.service.telemetry import Telemetry
-    from cachesvc.store.base import EntryStore, Found, NearestQuery, PolicyRow
-    from cachesvc.store.hot import HotStore
+    from cachesvc.store.base import Found, PolicyRow
+    from cachesvc.store.layers import LayeredStore
 
 _ATTEMPTS = 4
 
@@ -35,15 +35,13 @@ class Lookup:
 
     def __init__(
         self,
-        store: EntryStore,
+        store: LayeredStore,
         policies: Policies,
         behind: Behind,
         telemetry: Telemetry,
         bounds: Bounds,
-        hot: HotStore | None = None,
     ) -> None:
         self._store = store
-        self._hot = hot
         self._policies = policies
         self._aliases, self._shadow, self._hits = behind.aliases, behind.shadow, behind.hits
         self._telemetry = telemetry
@@ -66,15 +64,15 @@ class Lookup:
     def _from_memory(self, asked: Asked) -> Judged | None:
         """A hit that needs no query, so neither a place among those who wait for the database."""
         row = self._policies.remembered(asked.place.tenant, asked.place.policy_id)
-        if self._hot is None or row is None or closed_door(asked, row.policy) is not None:
+        if row is None or closed_door(asked, row.policy) is not None:
             return None
         policy = row.policy
         if asked.exact is not None and policy.has(Tier.EXACT):
-            found = self._hot.recall(asked.exact)
+            found = self._store.recall(asked.exact)
             outcome = None if found is None else self._decide_exact(found, policy, asked)
         elif asked.nearest is not None:
             query = _narrowed(asked.nearest, asked, policy)
-            found = self._hot.recall(query)
+            found = self._store.recall(query)
             threshold = query.served_from
             outcome = None if found is None else self._decide_nearest(found, policy, threshold)
         else:
@@ -177,4 +175,13 @@ class Lookup:
 def _narrowed(query: NearestQuery, asked: Asked, policy: Policy) -> NearestQuery:
     """The query with what the policy has to say about it."""
     threshold = policy.effective_threshold(asked.threshold)
-    return dataclasses.replace(query, top_k=query.top_k or policy.top_k, served_from=threshold)
+    # Not by dataclasses.replace(), which takes three times as long.
+    return NearestQuery(
+        query.place,
+        query.partition,
+        query.space,
+        query.vector,
+        query.top_k or policy.top_k,
+        query.max_age_seconds,
+        served_from=threshold,
+    )

@@ -18,13 +18,14 @@ from cachesvc.service.app import create_app, create_open_app
 from cachesvc.service.faults import FaultLog, describe, log
 from cachesvc.service.hot import HotGauges
 from cachesvc.service.identity import LOCAL, Identities
-from cachesvc.service.indexing import index
+from cachesvc.service.leaves import tend_leaves
 from cachesvc.service.replicas import ReplicaGauges
 from cachesvc.service.sweep import reap
 from cachesvc.service.telemetry import Telemetry
 from cachesvc.store.admin import PostgresAdmin
 from cachesvc.store.hosts import each_host
 from cachesvc.store.hot import HotStore
+from cachesvc.store.notices import Notices
 from cachesvc.store.pool import connect
 from cachesvc.store.postgres import PostgresStore
 from cachesvc.store.postgres_records import PostgresRecords
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 
     from cachesvc.service.app import App
     from cachesvc.settings import Service, Settings
-    from cachesvc.store.base import AdminStore, EntryStore
+    from cachesvc.store.base import AdminStore
+    from cachesvc.store.layers import LayeredStore
     from cachesvc.store.pool import Database
 
 DEFAULT_POLICY = "default"
@@ -63,19 +65,22 @@ async def serve(
         install_stop_signals(asyncio.get_running_loop(), stop)
     database = await _open(settings.service)
     store, admin = PostgresStore(database), PostgresAdmin(database)
-    replicas = await _open_replicas(settings.service, store, database)
-    hot = hot_store(settings.service, replicas or store)
+    notices = open_notices(settings.service, database)
+    replicas = await _open_replicas(settings.service, store, database, notices)
+    hot = hot_store(settings.service, replicas or store, notices)
+    served = hot or replicas or store
     records, telemetry = PostgresRecords(database), Telemetry(settings)
     identities = Identities(settings.identity, settings.service.tls.on)
     background = _in_background(reap(settings, admin, records, telemetry))
-    background += _in_background(index(database, store.large))
-    app = create_app(settings, hot or replicas or store, admin, records, identities, telemetry)
+    background += _in_background(tend_leaves(database, store.growing, admin))
+    app = create_app(settings, served, admin, records, identities, telemetry)
     if hot is not None:
         telemetry.registry.register(HotGauges(hot))
-        background += _in_background(hot.notices.run())
     if replicas is not None:
         background += _in_background(replicas.run())
         telemetry.registry.register(ReplicaGauges(replicas))
+    if served is not store:
+        background += _in_background(notices.run(served.heard))
     if default_policy:
         made = _in_background(_create_default_policy(admin))
         background += made
@@ -118,24 +123,29 @@ async def _connect(service: Service, url: str) -> Database:
 
 
 async def _open_replicas(
-    service: Service, store: PostgresStore, primary: Database
+    service: Service, store: PostgresStore, primary: Database, notices: Notices
 ) -> ReplicaReads | None:
     if not service.read_database_url:
         return None
     found = []
     for url in each_host(service.read_database_url):
         database = await _connect(service, url)
-        found.append(Replica(database, PostgresStore(database, large=store.large)))
-    return ReplicaReads(store, primary, found, lag_seconds=service.read_lag_seconds)
+        found.append(Replica(database, PostgresStore(database, growing=store.growing)))
+    return ReplicaReads(store, primary, found, notices, lag_seconds=service.read_lag_seconds)
 
 
-def hot_store(service: Service, store: EntryStore) -> HotStore | None:
+def open_notices(service: Service, database: Database) -> Notices:
+    """What is written through `database`, heard where the settings say."""
+    return Notices(service.listen_url or service.database_url, database)
+
+
+def hot_store(service: Service, store: LayeredStore, notices: Notices) -> HotStore | None:
     """The store with its hot tier, unless that is switched off."""
     if not service.hot_bytes or not service.hot_ttl_seconds:
         return None
     return HotStore(
         store,
-        service.listen_url or service.database_url,
+        notices,
         most_bytes=service.hot_bytes,
         ttl_seconds=service.hot_ttl_seconds,
     )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
+from itertools import count
 from typing import TYPE_CHECKING
 
 from cachesvc.core.model import Hit
-from cachesvc.errors import StoreError
+from cachesvc.service.batches import Batches, Terms
 from cachesvc.service.counting import HELD_SECONDS
-from cachesvc.service.faults import FaultLog
 from cachesvc.store.records import MAX_PROMPT_CHARS, ShadowHit
 
 if TYPE_CHECKING:
@@ -21,20 +20,19 @@ if TYPE_CHECKING:
     from cachesvc.store.records import RecordStore
 
 _WAITING_AT_MOST = 2000
-_BATCH = 500
-_BATCHING_SECONDS = 0.05
+_TERMS = Terms(
+    "shadow", "recording shadow hits", every_seconds=0.05, at_most=_WAITING_AT_MOST, batch=500
+)
 
 
 class Shadow:
-    """The shadow hits that wait to be written. What finds no place is dropped, and counted."""
+    """The shadow hits that wait to be written, each under a number of its own."""
 
     def __init__(self, records: RecordStore, telemetry: Telemetry) -> None:
         self._records = records
-        self._telemetry = telemetry
-        self._waiting: deque[ShadowHit] = deque()
-        self._writer: asyncio.Task[None] | None = None
+        self._batches: Batches[int, ShadowHit] = Batches(_TERMS, self._write, _first, telemetry)
+        self._numbers = count()
         self._by_key: OrderedDict[tuple[Place, bytes], float] = OrderedDict()
-        self._faults = FaultLog("recording shadow hits")
 
     def saw(self, asked: Asked, judged: Judged) -> None:
         """Record a lookup that would have been a hit; anything else is passed over."""
@@ -44,47 +42,25 @@ class Shadow:
         # Asked with its vector now, because what the exact tier had found was not served: recorded.
         if asked.retry or (asked.after_exact and self._follows(asked)):
             return
-        if len(self._waiting) >= _WAITING_AT_MOST:
-            self._telemetry.failed("shadow")
-            return
-        if asked.key is not None and asked.nearest is None:
-            self._expect(asked.place, asked.key)
-        self._waiting.append(
-            ShadowHit(
-                place=asked.place,
-                exact_key=asked.key,
-                entry_id=outcome.candidate.entry_id,
-                tier=outcome.tier.value,
-                similarity=outcome.similarity,
-                prompt_text=asked.prompt_text[:MAX_PROMPT_CHARS],
-                asked_at=judged.now,
-            )
+        recorded = ShadowHit(
+            place=asked.place,
+            exact_key=asked.key,
+            entry_id=outcome.candidate.entry_id,
+            tier=outcome.tier.value,
+            similarity=outcome.similarity,
+            prompt_text=asked.prompt_text[:MAX_PROMPT_CHARS],
+            asked_at=judged.now,
         )
-        if self._writer is None:
-            self._writer = asyncio.create_task(self._write())
+        taken = self._batches.add(asked.place.tenant, next(self._numbers), recorded)
+        if taken and asked.key is not None and asked.nearest is None:
+            self._expect(asked.place, asked.key)
 
     async def drain(self, seconds: float) -> None:
-        """Let what waits be written, for so long at most."""
-        if self._writer is not None:
-            _, late = await asyncio.wait((self._writer,), timeout=seconds)
-            for task in late:
-                task.cancel()
+        """Write what waits, within so long."""
+        await self._batches.drain(seconds)
 
-    async def _write(self) -> None:
-        try:
-            while self._waiting:
-                await asyncio.sleep(_BATCHING_SECONDS)
-                batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-                try:
-                    await self._records.keep_shadow_hits(batch)
-                except StoreError as exc:
-                    for _ in batch:
-                        self._telemetry.failed("shadow")
-                    self._faults.failed(exc.message)
-                else:
-                    self._faults.fine()
-        finally:
-            self._writer = None
+    async def _write(self, _tenant: str, batch: list[tuple[int, ShadowHit]]) -> None:
+        await self._records.keep_shadow_hits([hit for _, hit in batch])
 
     def _expect(self, place: Place, key: bytes) -> None:
         self._by_key[place, key] = time.monotonic()
@@ -97,3 +73,8 @@ class Shadow:
             return False
         since = self._by_key.pop((asked.place, asked.key), None)
         return since is not None and time.monotonic() - since < HELD_SECONDS
+
+
+def _first(one: ShadowHit, _other: ShadowHit) -> ShadowHit:
+    """Never asked: no number comes twice."""
+    return one

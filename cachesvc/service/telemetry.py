@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 
 from cachesvc.service.counting import Counted, HeldMisses
+from cachesvc.service.tallies import Spreads, Tallies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from cachesvc.core.model import Answer
+    from cachesvc.service.tallies import Spread, Tally
     from cachesvc.settings import Settings
 
 _SERIES_AT_MOST = 1000  # (tenant, policy) pairs with series of their own
@@ -35,16 +36,16 @@ _SIMILARITIES = (0.0, 0.3, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.92, 0.94, 0.96
 class _Stage:
     """Observes how long its block takes, whatever comes of it."""
 
-    __slots__ = ("_began", "_histogram")
+    __slots__ = ("_began", "_spread")
 
-    def __init__(self, histogram: Histogram) -> None:
-        self._histogram = histogram
+    def __init__(self, spread: Spread) -> None:
+        self._spread = spread
 
     def __enter__(self) -> None:
         self._began = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
-        self._histogram.observe(time.perf_counter() - self._began)
+        self._spread.observe(time.perf_counter() - self._began)
 
 
 @dataclass(slots=True)
@@ -59,19 +60,29 @@ class Totals:
     upstream_seconds: float = 0.0
 
 
+@dataclass(slots=True)
+class _Series:
+    """What is counted of one policy: the labels, the totals, and the series met so far."""
+
+    labels: tuple[str, ...]
+    totals: Totals = field(default_factory=Totals)
+    lookups: dict[tuple[str, str, str], Tally] = field(default_factory=dict)
+    saved: tuple[Tally, Tally, Tally] | None = None
+    similarity: Spread | None = None
+
+
 class Telemetry:
     """The counters of one process. Labels are bounded: what is beyond the bound is `other`."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         service = settings.service
         self.by_tenant = service.metrics_tenants or not service.tls.on
-        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.entries = EntriesGauge(self)
         self.registry.register(self.entries)
         self._series: dict[tuple[str, str], tuple[str, ...]] = {}
         self.tenants: set[str] = set()
-        self._totals: defaultdict[tuple[str, str], Totals] = defaultdict(Totals)
+        self._policies: dict[tuple[str, str], _Series] = {}
         self._held = HeldMisses(self._write, clock)
         self._lookups = self._counter(
             "lookups", "Lookups, by what became of them.", "outcome", "tier", "reason"
@@ -84,32 +95,29 @@ class Telemetry:
         self._verdicts = self._counter(
             "verdicts", "Judgements of answers, by who judged.", "verdict", "source"
         )
-        self._similarity = Histogram(
+        self._similarity = Spreads(
             "cachesvc_similarity",
             "Best similarity that a semantic lookup saw.",
             self._names(),
-            buckets=_SIMILARITIES,
-            registry=self.registry,
+            _SIMILARITIES,
+            self.registry,
         )
-        self._seconds = Histogram(
+        seconds = Spreads(
             "cachesvc_lookup_seconds",
             "Time of a lookup, by stage.",
             ("stage",),
-            buckets=_SECONDS,
-            registry=self.registry,
+            _SECONDS,
+            self.registry,
         )
-        # A child is found once: looking it up by its labels costs more than counting.
-        self._stages = {name: self._seconds.labels(name) for name in _STAGES}
-        self._lookup_children: dict[tuple[str, ...], Counter] = {}
-        self._saved_children: dict[tuple[str, ...], tuple[Counter, Counter, Counter]] = {}
-        self._failures = Counter(
+        self._stages = {name: seconds.of(name) for name in _STAGES}
+        self._failures = Tallies(
             "cachesvc_fail_open",
             "What callers had to do without, by cause.",
             ("cause",),
-            registry=self.registry,
+            self.registry,
         )
-        self._evictions = Counter(
-            "cachesvc_evictions", "Rows removed, by cause.", ("cause",), registry=self.registry
+        self._evictions = Tallies(
+            "cachesvc_evictions", "Rows removed, by cause.", ("cause",), self.registry
         )
 
     def looked_up(self, counted: Counted) -> None:
@@ -129,46 +137,49 @@ class Telemetry:
 
     def put(self, tenant: str, policy_id: str, result: str) -> None:
         """`result` is `stored` or the reason why not."""
-        self._puts.labels(*self.series(tenant, policy_id), result).inc()
-        self._totals[tenant, policy_id].puts += result == "stored"
+        known = self._known(tenant, policy_id)
+        self._puts.of(*known.labels, result).value += 1
+        known.totals.puts += result == "stored"
 
     def saved(self, tenant: str, policy_id: str, answer: Answer) -> None:
         """What a hit made needless: the answer's tokens, and the time that it took upstream."""
-        series = self.series(tenant, policy_id)
-        children = self._saved_children.get(series)
-        if children is None:
-            labels = self._tokens.labels
-            tokens = labels(*series, "prompt"), labels(*series, "completion")
-            children = self._saved_children[series] = *tokens, self._upstream.labels(*series)
-        prompt, completion, upstream = children
+        known = self._known(tenant, policy_id)
+        if known.saved is None:
+            tokens, upstream = self._tokens.of, self._upstream.of(*known.labels)
+            of_both = tokens(*known.labels, "prompt"), tokens(*known.labels, "completion")
+            known.saved = (*of_both, upstream)
+        prompt, completion, upstream = known.saved
         seconds = (answer.upstream_ms or 0.0) / 1000
-        prompt.inc(answer.prompt_tokens)
-        completion.inc(answer.completion_tokens)
-        upstream.inc(seconds)
-        totals = self._totals[tenant, policy_id]
+        prompt.value += answer.prompt_tokens
+        completion.value += answer.completion_tokens
+        upstream.value += seconds
+        totals = known.totals
         totals.prompt_tokens += answer.prompt_tokens
         totals.completion_tokens += answer.completion_tokens
         totals.upstream_seconds += seconds
 
     def judged(self, tenant: str, policy_id: str, verdict: str, source: str) -> None:
         """`verdict` is right or wrong; `source` the role it was given in: admin or data."""
-        self._verdicts.labels(*self.series(tenant, policy_id), verdict, source).inc()
+        self._verdicts.of(*self.series(tenant, policy_id), verdict, source).value += 1
 
     def saw(self, tenant: str, policy_id: str, similarity: float) -> None:
         """The best similarity of a semantic lookup."""
-        self._similarity.labels(*self.series(tenant, policy_id)).observe(similarity)
+        known = self._known(tenant, policy_id)
+        if known.similarity is None:
+            known.similarity = self._similarity.of(*known.labels)
+        known.similarity.observe(similarity)
 
     def stage(self, name: str) -> AbstractContextManager[object]:
         """Measures one of the stages."""
         return _Stage(self._stages[name])
 
-    def failed(self, cause: str) -> None:
+    def failed(self, cause: str, times: int = 1) -> None:
         """`unavailable`, `busy`, `internal`, `alias`, `shadow` or `hits`."""
-        self._failures.labels(cause).inc()
+        self._failures.of(cause).value += times
 
     def evicted(self, cause: str, rows: int) -> None:
         """`expired`, `purged`, `max_entries`, `max_bytes` or the tenant's, `tenant_max_…`."""
-        self._evictions.labels(cause).inc(rows)
+        self._evictions.of(cause).value += rows
 
     def settle(self) -> None:
         """Count what is held back; call it before the counters are read."""
@@ -176,7 +187,8 @@ class Telemetry:
 
     def totals(self, tenant: str, policy_id: str) -> Totals:
         """What was done with a policy in this process, since it started."""
-        return self._totals.get((tenant, policy_id)) or Totals()
+        known = self._policies.get((tenant, policy_id))
+        return Totals() if known is None else known.totals
 
     def series(self, tenant: str, policy_id: str) -> tuple[str, ...]:
         """The labels of a policy that exists: (policy,) or (tenant, policy)."""
@@ -192,24 +204,31 @@ class Telemetry:
         self._series[tenant, policy_id] = labels
         return labels
 
+    def _known(self, tenant: str, policy_id: str) -> _Series:
+        known = self._policies.get((tenant, policy_id))
+        if known is None:
+            series = self.series(tenant, policy_id)
+            known = self._policies[tenant, policy_id] = _Series(series)
+        return known
+
     def _write(self, counted: Counted) -> None:
-        tenant, policy_id = counted.tenant, counted.policy_id
-        series = self.series(tenant, policy_id)
-        labels = (*series, counted.outcome, counted.tier, counted.reason)
-        child = self._lookup_children.get(labels)
-        if child is None:
-            child = self._lookup_children[labels] = self._lookups.labels(*labels)
-        child.inc()
-        if counted.outcome != "bypass":
-            totals = self._totals[tenant, policy_id]
-            hit = counted.outcome == "hit"
-            totals.hits, totals.misses = totals.hits + hit, totals.misses + (not hit)
+        known = self._known(counted.tenant, counted.policy_id)
+        outcome = counted.outcome
+        words = outcome, counted.tier, counted.reason
+        tally = known.lookups.get(words)
+        if tally is None:
+            tally = known.lookups[words] = self._lookups.of(*known.labels, *words)
+        tally.value += 1
+        if outcome == "hit":
+            known.totals.hits += 1
+        elif outcome != "bypass":
+            known.totals.misses += 1
 
     def _names(self, *more: str) -> tuple[str, ...]:
         return (*(("tenant", "policy") if self.by_tenant else ("policy",)), *more)
 
-    def _counter(self, name: str, what: str, *labels: str) -> Counter:
-        return Counter(f"cachesvc_{name}", what, self._names(*labels), registry=self.registry)
+    def _counter(self, name: str, what: str, *labels: str) -> Tallies:
+        return Tallies(f"cachesvc_{name}", what, self._names(*labels), self.registry)
 
 
 class EntriesGauge:

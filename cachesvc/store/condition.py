@@ -21,7 +21,7 @@ _PAGE_BYTES = 8192
 _USABLE_BYTES = 8100
 _ROW_OVERHEAD = 28
 _SAMPLED_ROWS = 50_000
-_WALKED = re.compile(r"entries_by_vector_([0-9]+)")
+_WALKED = re.compile(r"leaves_by_vector_([0-9]+)")
 # An element of pgvector's HNSW (src/hnsw.h): ten heap pointers, level, deleted and version, the
 # vector's own header; and its neighbours, (level + 2) * m pointers of 6 bytes, at m = 16.
 _ELEMENT_BYTES, _NEIGHBOUR_BYTES = 92, 200

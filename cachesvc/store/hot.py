@@ -13,27 +13,20 @@ import hashlib
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from moka_py import Moka
 
 from cachesvc.store.base import UNREAD, ExactQuery, Found
-from cachesvc.store.notices import Notices, since_boot
-from cachesvc.store.replicas import ReplicaReads
+from cachesvc.store.layers import Layer
+from cachesvc.store.notices import change_of, since_boot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
     from datetime import datetime
     from uuid import UUID
 
-    from cachesvc.core.model import Answer
-    from cachesvc.store.base import (
-        EntryStore,
-        NearestQuery,
-        NewEntry,
-        Place,
-        PolicyRow,
-        Stored,
-    )
+    from cachesvc.store.base import NearestQuery, NewEntry, Place, PolicyRow, Stored
+    from cachesvc.store.layers import LayeredStore
+    from cachesvc.store.notices import Notices
 
 _OVERHEAD_BYTES = 2048  # of a copy without its candidates: keys and marks
 _CANDIDATE_BYTES = 768  # of each, without its answer
@@ -56,24 +49,24 @@ class _Copy:
     weight: int
 
 
-class HotStore:
-    """An EntryStore in front of another: repeated hits come from memory, all else goes through.
+class HotStore(Layer):
+    """Repeated hits come from memory, all else from the store behind it.
 
-    `url` leads straight to the database. At most `most_bytes` of copies are kept, those that are
+    `notices` tell its `heard` of changes. At most `most_bytes` of copies are kept, those that are
     asked for most (W-TinyLFU: Einziger, Friedman, Manes, ACM TOS 2017), none longer than
     `ttl_seconds`.
     """
 
     def __init__(
         self,
-        store: EntryStore,
-        url: str,
+        store: LayeredStore,
+        notices: Notices,
         *,
         most_bytes: int,
         ttl_seconds: float,
         clock: Callable[[], float] = since_boot,
     ) -> None:
-        self._store = store
+        super().__init__(store)
         self._ttl = ttl_seconds
         self._most_bytes = most_bytes
         self._clock = clock
@@ -84,7 +77,7 @@ class HotStore:
         self._changed: dict[Hashable, float] = {}
         self._all_changed = clock()
         self._revisions: dict[tuple[str, str], int] = {}
-        self.notices = Notices(url, self._heard, clock=clock)
+        self.notices = notices
         self.hits = {"exact": 0, "semantic": 0}
 
     @property
@@ -98,21 +91,24 @@ class HotStore:
         self._copies.run_pending_tasks()
         return self._copies.count()
 
-    def _heard(self, payload: str | None) -> None:
-        """A change: JSON of [tenant, policy], or [tenant, policy, [entry ids]]; else: anything."""
-        marks = None if payload is None else _marks(payload)
-        if marks is not None:
-            self._touch(*marks)
-            return
+    def heard(self, payload: str | None) -> None:
+        super().heard(payload)
+        change = None if payload is None else change_of(payload)
+        if change is None:
+            self._forget()
+        elif change.entry_ids is None:
+            self._touch((change.tenant, change.policy_id))
+        else:
+            self._touch(*change.entry_ids)
+
+    def _forget(self) -> None:
         self._all_changed = self._clock()
         self._changed.clear()
         self._copies.clear()
 
     async def settled(self) -> None:
-        """Wait until no copy is older than what is committed by now."""
         await self.notices.settled()
-        if isinstance(self._store, ReplicaReads):
-            await self._store.settled()
+        await super().settled()
 
     async def policy(self, tenant: str, policy_id: str) -> PolicyRow | None:
         row = await self._store.policy(tenant, policy_id)
@@ -127,7 +123,6 @@ class HotStore:
         return row
 
     def recall(self, query: ExactQuery | NearestQuery) -> Found | None:
-        """What the query would find, without waiting; None where memory does not tell."""
         age = query.max_age_seconds
         if isinstance(query, ExactQuery):
             tier, found = "exact", self._recall(_exact_key(query))
@@ -161,9 +156,6 @@ class HotStore:
             self._keep(_nearest_key(query), found, sent, _cell(query))
         return found
 
-    async def answer(self, place: Place, entry_id: UUID) -> Answer | None:
-        return await self._store.answer(place, entry_id)
-
     async def put(self, entry: NewEntry) -> Stored:
         stored = await self._store.put(entry)
         if entry.exact_key is not None:
@@ -172,7 +164,7 @@ class HotStore:
             # It may be nearer than what was found before.
             self._touch((entry.place, entry.space, entry.partition, entry.vector.size))
         if stored.replaced:
-            await self.settled()
+            await self.notices.settled()
         return stored
 
     async def add_alias(
@@ -233,7 +225,7 @@ class HotStore:
                 break
             del self._changed[mark]
         if len(self._changed) > _MARKS_AT_MOST:
-            self._heard(None)
+            self._forget()
 
 
 def _exact_key(query: ExactQuery) -> Hashable:
@@ -247,20 +239,6 @@ def _cell(query: NearestQuery) -> tuple[Place, str, bytes, int]:
 def _nearest_key(query: NearestQuery) -> Hashable:
     vector = hashlib.sha256(query.vector.tobytes()).digest()
     return "semantic", _cell(query), vector, query.top_k, query.served_from
-
-
-def _marks(payload: str) -> list[Hashable] | None:
-    """What a notification says has changed; None where it says nothing that is understood."""
-    try:
-        change = msgspec.json.decode(payload)
-    except msgspec.DecodeError:
-        return None
-    match change:
-        case [str(tenant), str(policy_id)]:
-            return [(tenant, policy_id)]
-        case [str(), str(), list(ids)] if all(isinstance(each, str) for each in ids):
-            return list(ids)
-    return None
 
 
 def _answers(found: Found, served_from: float) -> bool:

@@ -24,56 +24,62 @@ _USES = 1000  # then the pool sees a connection again, and may replace it
 
 
 class Leases:
-    """A pool of at most `size` connections, and those of them that nobody uses now."""
+    """A pool of at most `size` connections, and those of them that nobody uses now.
 
-    def __init__(self, pool: Any, size: int, wait_seconds: float) -> None:
+    First come, first served. Each of the `size` places is free, or somebody's, or lies idle with
+    its connection; nobody waits while one is free or idle. A place that is given up goes straight
+    to whoever waits longest, so that no newcomer finds it in between.
+    """
+
+    def __init__(self, pool: Any, size: int, turn_seconds: float, new_seconds: float) -> None:
         self.pool = pool
-        self._size = size
-        self._wait_seconds = wait_seconds
+        self._free = size
+        self._turn_seconds = turn_seconds
+        self._new_seconds = new_seconds
         self._idle: list[Any] = []
-        self._lent = 0  # by the pool: in use or idle here
-        # Each gets a connection, or None when it is to ask the pool for one.
+        # Each gets a place with its connection, or with None when it is to ask the pool for one.
         self._waiting: deque[asyncio.Future[Any]] = deque()
         self._uses = 0
         self._closing = False
 
     async def take(self) -> Any:
-        """Waits no longer than a statement may run."""
-        while self._idle:
+        """Waits `turn_seconds` at most for its turn, then `new_seconds` for a new connection."""
+        if self._idle:
             connection = self._idle.pop()
-            if _open(connection):
-                return connection
-            await self.give_back(connection)
-        while self._lent >= self._size:
-            connection = await self._wait()
-            if connection is not None:
-                return connection
-        self._lent += 1
+        elif self._free:
+            self._free -= 1
+            connection = None
+        else:
+            connection = await self._turn()
+        if connection is not None and _open(connection):
+            return connection
         try:
-            return await self.pool.acquire(timeout=self._wait_seconds)
+            if connection is not None:
+                await self.pool.release(connection)
+            return await self.pool.acquire(timeout=self._new_seconds)
         except BaseException:
-            self._one_less()
+            self._pass_on(None)
             raise
 
-    async def _wait(self) -> Any:
-        """A connection that came back, or None when the pool may be asked."""
+    async def _turn(self) -> Any:
+        """A place: its connection, or None."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         try:
-            async with asyncio.timeout(self._wait_seconds):
+            async with asyncio.timeout(self._turn_seconds):
                 return await waiter
         except BaseException:
-            # What it was given in the very moment it gave up is somebody else's.
+            # What it was given in the very moment it gave up is the next one's.
             if waiter.done() and not waiter.cancelled():
-                self._hand_on(waiter.result())
+                self._pass_on(waiter.result())
             raise
 
     def keep(self, connection: Any) -> bool:
-        """Hand on a connection that had no fault; False where the pool is to have it."""
+        """Pass on a connection that had no fault; False where the pool is to have it."""
         self._uses += 1
         if self._closing or self._uses % _USES == 0:
             return False
-        self._hand_on(connection)
+        self._pass_on(connection)
         return True
 
     async def give_back(self, connection: Any) -> None:
@@ -81,7 +87,7 @@ class Leases:
         try:
             await self.pool.release(connection)
         finally:
-            self._one_less()
+            self._pass_on(None)
 
     async def close(self) -> None:
         """Give everything back to the pool and close it; waits for what is in use."""
@@ -90,17 +96,16 @@ class Leases:
             await self.give_back(self._idle.pop())
         await self.pool.close()
 
-    def _one_less(self) -> None:
-        self._lent -= 1
-        self._hand_on(None)
-
-    def _hand_on(self, connection: Any) -> None:
+    def _pass_on(self, connection: Any) -> None:
+        """Give a place up: with its connection, or with None."""
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
                 waiter.set_result(connection)
                 return
-        if connection is not None:
+        if connection is None:
+            self._free += 1
+        else:
             self._idle.append(connection)
 
 

@@ -1,12 +1,12 @@
 """What other replicas changed, heard through LISTEN, and the proof that nothing was missed.
 
-PostgreSQL delivers notifications in the order of the commits they belong to. So this process sends
-itself one now and then, a beat: when the beat sent at T has come back, every change committed by T
-has been heard. Whoever keeps copies may trust them for a while after T, and no longer.
+PostgreSQL delivers notifications in the order of the commits they belong to, whichever session they
+are of. So this process sends itself one now and then, a beat, from where it writes to where it
+listens: when the beat sent at T has come back, every change committed by T has been heard. Whoever
+keeps copies may trust them for a while after T, and no longer.
 
-That is so on one session of one server. A pooler that lends a session for each transaction brings
-a beat back, too, for it is sent where it is heard, and loses what comes in between. It is known by
-the process id it tells when connecting, which cannot be that of the session it lends.
+A beat that was written and is not heard, though one sent later from the listening session itself
+is, was written to another database than the one that is listened to.
 """
 
 from __future__ import annotations
@@ -14,36 +14,39 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import logging
 import time
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import asyncpg
+import msgspec
 
+from cachesvc.errors import StoreError
 from cachesvc.store.faults import FOREIGN, as_ours
+from cachesvc.store.listener import Listener
 from cachesvc.store.sql import statement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from cachesvc.store.pool import Database
 
 log = logging.getLogger("cachesvc.store")
 
 CHANNEL = "cachesvc"
-APPLICATION_NAME = "cachesvc notices"
-_SETTINGS = {
-    "application_name": APPLICATION_NAME,
-    # A beat is not worth waiting for the disk. PgBouncer refuses whoever asks for this, as it must:
-    # through it beats may come back where changes do not.
-    "synchronous_commit": "off",
-}
 LEASE_SECONDS = 0.75
 _BEAT_SECONDS = 0.2
 _PATIENCE_SECONDS = 1.0
-_CONNECT_SECONDS = 5.0
 _BACKOFF_SECONDS = (0.2, 5.0)
 _NEVER = float("-inf")
-_POOLED = "notifications get lost; service.listen_url must lead straight to the database"
+_CLOSED = "the connection that listens was closed"
+_SILENT = "no answers are served from memory: %s"
+_ELSEWHERE = (
+    "what is written through service.database_url is not heard through service.listen_url, "
+    "which names another database"
+)
 _AWAY = (*FOREIGN, TimeoutError, asyncpg.InternalClientError)
 # Seconds on a clock that only grows, also while the machine sleeps, as the database's does; not
 # every system has one.
@@ -52,33 +55,57 @@ since_boot = functools.partial(
 )
 
 
-class Notices:
-    """One connection that listens, straight to the primary, and comes back by itself.
+class _Elsewhere(Exception):
+    """What is written is not heard, though the line is sound."""
 
-    `heard` is called with each change's payload, and with None when anything may have been missed.
+
+class Change(NamedTuple):
+    """Of a policy all, or of some of its entries; where no policy is named, of a tenant's."""
+
+    tenant: str
+    policy_id: str
+    entry_ids: tuple[str, ...] | None = None
+
+
+def change_of(payload: str) -> Change | None:
+    """What a notification says has changed; None where it says nothing that is understood."""
+    try:
+        change = msgspec.json.decode(payload)
+    except msgspec.DecodeError:
+        return None
+    match change:
+        case [str(tenant), str(policy_id)]:
+            return Change(tenant, policy_id)
+        case [str(tenant), str(policy_id), list(ids)] if all(isinstance(id, str) for id in ids):
+            return Change(tenant, policy_id, tuple(ids))
+    return None
+
+
+class Notices:
+    """What is written through `database`, heard straight from the primary at `url`.
+
+    Whatever fails, it comes back by itself.
     """
 
     def __init__(
-        self,
-        url: str,
-        heard: Callable[[str | None], None],
-        *,
-        clock: Callable[[], float] = since_boot,
+        self, url: str, database: Database, *, clock: Callable[[], float] = since_boot
     ) -> None:
-        self._url = url
-        self._heard = heard
+        self._database = database
         self._clock = clock
         self._beat_channel = f"{CHANNEL}_{uuid.uuid4().hex}"
-        self._came = asyncio.Event()
+        self._listener = Listener(
+            url, {CHANNEL: self._change_came, self._beat_channel: self._beat_came}
+        )
+        self._numbers = itertools.count()
+        self._echoes: dict[str, asyncio.Event] = {}  # of beats that are under way
         self._wanted = asyncio.Event()
         self._waiting: list[asyncio.Event] = []
         self._listening = False
-        self._told = False
+        self._gap = True  # whether anything may have been missed since the last proof
+        self._told = ""
+        self._pause = _BACKOFF_SECONDS[0]
         self._proved = _NEVER
-
-    def proof_seconds(self) -> float:
-        """How long ago everything that was committed by then is known to have been heard."""
-        return self._clock() - self._proved
+        self._heard: Callable[[str | None], None] = _ignore
 
     @property
     def holds(self) -> bool:
@@ -101,78 +128,137 @@ class Notices:
         except TimeoutError:
             self._proved = _NEVER
 
-    async def run(self) -> None:
-        """Listen until cancelled."""
-        pause = _BACKOFF_SECONDS[0]
+    async def run(self, heard: Callable[[str | None], None]) -> None:
+        """Listen until cancelled.
+
+        `heard` is called with each change's payload, and with None when anything may have been
+        missed.
+        """
+        self._heard = heard
         while True:
             try:
                 await self._listen()
+            except _Elsewhere:
+                # Where there are several hosts, the one that is written to may be the next one.
+                self._listener.move_on()
+                self._say("elsewhere", _ELSEWHERE)
             except _AWAY as exc:
-                if not self._told:
-                    self._told = True
-                    log.warning("no answers are served from memory: %s", as_ours(exc).message)
-                if self.holds:
-                    pause = _BACKOFF_SECONDS[0]
+                self._say("away", as_ours(exc).message)
             finally:
                 # Whatever ended it: nobody may wait for what nobody hears.
-                self._lose()
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _BACKOFF_SECONDS[1])
+                self._listening = False
+                self._doubt()
+                self._answer(self._waiting)
+            await asyncio.sleep(self._pause)
+            self._pause = min(self._pause * 2, _BACKOFF_SECONDS[1])
 
     async def _listen(self) -> None:
+        connection = await self._listener.connect()
         try:
-            connection = await asyncpg.connect(
-                self._url, timeout=_CONNECT_SECONDS, server_settings=_SETTINGS
-            )
-        except asyncpg.ProtocolViolationError as exc:
-            raise asyncpg.InterfaceError(_POOLED) from exc
-        try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
-                if not await connection.fetchval(statement("is_own_session")):
-                    raise asyncpg.InterfaceError(_POOLED)
-                if await connection.fetchval(statement("is_distributed")):
-                    raise asyncpg.InterfaceError("Citus notifies on its workers, not here")
-                await connection.add_listener(CHANNEL, self._change_came)
-                await connection.add_listener(self._beat_channel, self._beat_came)
-            # Whatever changed until now was not heard.
-            self._heard(None)
+            connection.add_termination_listener(self._ended)
             self._listening = True
-            await self._beats(connection)
+            while True:
+                _check(connection)
+                waiting, self._waiting = self._waiting, []
+                self._wanted.clear()
+                try:
+                    await self._beat(connection)
+                finally:
+                    self._answer(waiting)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_BEAT_SECONDS):
+                        await self._wanted.wait()
         finally:
+            connection.remove_termination_listener(self._ended)
             connection.terminate()
 
-    async def _beats(self, connection: Any) -> None:
-        while True:
-            waiting, self._waiting = self._waiting, []
-            self._wanted.clear()
-            self._came.clear()
-            sent = self._clock()
+    async def _beat(self, connection: Any) -> None:
+        """Prove that what is committed by now is heard, or doubt it.
+
+        Raises _Elsewhere, and what `_AWAY` names when the line is dead.
+        """
+        sent = self._clock()
+        with self._echo() as (beat, came):
             try:
                 async with asyncio.timeout(_PATIENCE_SECONDS):
-                    beat = await connection.fetchrow(statement("beat"), self._beat_channel)
-                    if beat["pid"] != connection.get_server_pid():
-                        raise asyncpg.InterfaceError(_POOLED)
-                    await self._came.wait()
-            except TimeoutError:
-                raise asyncpg.InterfaceError(_POOLED) from None
-            self._proved = sent
-            self._told = False
-            for heard in waiting:
-                heard.set()
+                    await self._database.beat(self._beat_channel, beat)
+            except (StoreError, TimeoutError) as exc:
+                fault = exc if isinstance(exc, StoreError) else as_ours(exc)
+                self._doubt()
+                self._say("away", fault.message)
+                _check(connection)
+                return
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_BEAT_SECONDS):
-                    await self._wanted.wait()
+                async with asyncio.timeout(_PATIENCE_SECONDS):
+                    await came.wait()
+            _check(connection)
+            if not came.is_set():
+                await self._hear_oneself(connection)
+            if not came.is_set():
+                raise _Elsewhere
+        self._prove(sent)
 
-    def _lose(self) -> None:
-        self._listening = False
+    async def _hear_oneself(self, connection: Any) -> None:
+        """What was written before, if it was written here, has been heard when this returns."""
+        with self._echo() as (beat, came):
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                await connection.fetch(statement("beat"), self._beat_channel, beat)
+                await came.wait()
+            _check(connection)
+
+    @contextlib.contextmanager
+    def _echo(self) -> Iterator[tuple[str, asyncio.Event]]:
+        """A beat's name, and the event of its coming back."""
+        beat = str(next(self._numbers))
+        came = self._echoes[beat] = asyncio.Event()
+        try:
+            yield beat, came
+        finally:
+            self._echoes.pop(beat, None)
+
+    def _prove(self, sent: float) -> None:
+        if self._gap:
+            # Whatever changed until now may not have been heard.
+            self._heard(None)
+            self._gap = False
+        self._proved = sent
+        self._pause = _BACKOFF_SECONDS[0]
+        if self._told:
+            self._told = ""
+            log.info("every change is heard again, and memory answers")
+
+    def _doubt(self) -> None:
+        self._gap = True
         self._proved = _NEVER
-        self._heard(None)
-        for heard in self._waiting:
-            heard.set()
-        self._waiting = []
+
+    def _say(self, state: str, why: str) -> None:
+        if self._told != state:
+            self._told = state
+            log.warning(_SILENT, why)
 
     def _change_came(self, _connection: Any, _pid: int, _channel: str, payload: Any) -> None:
         self._heard(str(payload))
 
-    def _beat_came(self, *_: Any) -> None:
-        self._came.set()
+    def _beat_came(self, _connection: Any, _pid: int, _channel: str, payload: Any) -> None:
+        came = self._echoes.get(str(payload))
+        if came is not None:
+            came.set()
+
+    def _ended(self, _connection: Any) -> None:
+        self._wanted.set()
+        for came in self._echoes.values():
+            came.set()
+
+    @staticmethod
+    def _answer(waiting: list[asyncio.Event]) -> None:
+        while waiting:
+            waiting.pop().set()
+
+
+def _check(connection: Any) -> None:
+    if connection.is_closed():
+        raise asyncpg.InterfaceError(_CLOSED)
+
+
+def _ignore(_payload: str | None) -> None:
+    """Nobody listens yet."""

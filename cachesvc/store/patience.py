@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cachesvc.store.pool import Database
 
 BATCH = 1000  # rows removed by one statement
-_SLOW_SECONDS = 60
+SLOW_SECONDS = 60.0
 
 
 @contextlib.asynccontextmanager
@@ -31,13 +31,13 @@ class Patient:
         self._connection = connection
 
     async def fetch(self, query: str, *values: object) -> Any:
-        return await self._connection.fetch(query, *values, timeout=_SLOW_SECONDS)
+        return await self._connection.fetch(query, *values, timeout=SLOW_SECONDS)
 
     async def fetchrow(self, query: str, *values: object) -> Any:
-        return await self._connection.fetchrow(query, *values, timeout=_SLOW_SECONDS)
+        return await self._connection.fetchrow(query, *values, timeout=SLOW_SECONDS)
 
     async def fetchval(self, query: str, *values: object) -> Any:
-        return await self._connection.fetchval(query, *values, timeout=_SLOW_SECONDS)
+        return await self._connection.fetchval(query, *values, timeout=SLOW_SECONDS)
 
 
 async def in_batches(database: Database, name: str, *values: object) -> None:

@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 from pgvector import HalfVector
 
-from cachesvc.errors import StoreUnavailable
+from cachesvc.errors import StoreUnavailable, StoreUnsure
 from cachesvc.store.leases import Hold, Leases
+from cachesvc.store.patience import SLOW_SECONDS
 from cachesvc.store.pooler import Connector
 from cachesvc.store.sql import statement
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
 _CONNECT_SECONDS = 5.0
 _CLOSE_SECONDS = 2.0
 _GRACE_SECONDS = 0.25  # the server's own timeout comes first where the server still answers
 _MAX_WAIT_SECONDS = 5.0
+HOUSEKEEPERS = 2  # so that an operator seldom has to wait for a sweep
 
 # Passed when connecting, so that nothing can undo them; behind PgBouncer, which refuses them, every
 # transaction begins with them.
@@ -45,15 +47,25 @@ _PLAN_SECONDS = 30
 
 
 class Database:
-    """Two pools of connections, which come back by themselves when the database does.
+    """Pools of connections, which come back by themselves when the database does.
 
     `keyed` serves statements that look up by key; `searching` those that take longer, so that no
-    lookup by key waits for them.
+    lookup by key waits for them; `housekeeping` what may take a minute, so that no lookup does;
+    `beating` nothing but beats, which wait for nobody.
     """
 
-    def __init__(self, keyed: Leases, searching: Leases, connector: Connector) -> None:
+    def __init__(
+        self,
+        keyed: Leases,
+        searching: Leases,
+        housekeeping: Leases,
+        beating: Leases,
+        connector: Connector,
+    ) -> None:
         self._keyed = keyed
         self._searching = searching
+        self._housekeeping = housekeeping
+        self._beating = beating
         self._connector = connector
 
     async def row(self, query: str, *values: object) -> Any:
@@ -66,6 +78,26 @@ class Database:
     async def search(self, query: str, *values: object) -> list[Any]:
         return await self._fetch(self._searching, query, values)
 
+    async def beat(self, channel: str, payload: str) -> None:
+        """Notify a channel, where everything that is written here goes."""
+        await self._fetch(self._beating, statement("beat"), (channel, payload))
+
+    async def write(self, query: str, values: Sequence[tuple[object, ...]]) -> None:
+        """Run a statement with each of the values: all of them or none.
+
+        Raises StoreUnsure when it may be either, for the database went away while it committed.
+        """
+        committing = False
+        try:
+            async with Hold(self._keyed) as connection, self._transaction(connection):
+                for row in values:
+                    await connection.fetch(query, *row)
+                committing = True
+        except StoreUnavailable as exc:
+            if committing:
+                raise StoreUnsure from exc
+            raise
+
     async def _fetch(self, leases: Leases, query: str, values: tuple[object, ...]) -> list[Any]:
         found: list[Any]
         async with Hold(leases) as connection:
@@ -76,21 +108,24 @@ class Database:
                     found = await connection.fetch(query, *values)
         return found
 
+    def _transaction(self, connection: Any) -> AbstractAsyncContextManager[Any]:
+        own: AbstractAsyncContextManager[Any] = connection.transaction()
+        return self._connector.transaction(connection) if self._connector.pooled else own
+
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Any]:
-        """A transaction on a connection of one's own, from among those for what takes longer."""
-        async with Hold(self._searching) as connection:
-            own = connection.transaction()
-            async with self._connector.transaction(connection) if self._connector.pooled else own:
-                yield connection
+        """A transaction on a connection of one's own, from among those for housekeeping."""
+        async with Hold(self._housekeeping) as connection, self._transaction(connection):
+            yield connection
 
     def connection(self) -> AbstractAsyncContextManager[Any]:
-        """A connection of one's own, from among those for what takes longer."""
-        return Hold(self._searching)
+        """A connection of one's own, from among those for housekeeping."""
+        return Hold(self._housekeeping)
 
     async def close(self) -> None:
         """Close politely; a frozen server is left behind after 2 s."""
-        await asyncio.gather(_close(self._keyed), _close(self._searching))
+        pools = (self._keyed, self._searching, self._housekeeping, self._beating)
+        await asyncio.gather(*map(_close, pools))
 
 
 async def connect(
@@ -101,7 +136,11 @@ async def connect(
     application_name: str = "cachesvc",
     pooled: bool = False,
 ) -> Database:
-    """At most `size` connections (at least 2), made when needed: the database may be away.
+    """At most `size` connections (at least 2) for lookups and puts, and 2 for housekeeping.
+
+    One more is made where something beats.
+
+    They are made when needed: the database may be away.
 
     `pooled`: there is a pooler of transactions in between, also if it does not show by itself.
 
@@ -118,11 +157,18 @@ async def connect(
         "idle_in_transaction_session_timeout": str(statement_timeout_ms * 10),
     }
     connector = Connector(settings, pooled=pooled)
-    keyed_pool = await _pool(url, keyed, seconds, connector)
-    searching_pool = await _pool(url, searching, seconds, connector)
     wait = min(seconds, _MAX_WAIT_SECONDS)
+
+    async def leases(size: int, turn_seconds: float) -> Leases:
+        return Leases(await _pool(url, size, seconds, connector), size, turn_seconds, wait)
+
     return Database(
-        Leases(keyed_pool, keyed, wait), Leases(searching_pool, searching, wait), connector
+        await leases(keyed, wait),
+        await leases(searching, wait),
+        # Nobody waits for housekeeping longer than he wants: callers have deadlines of their own.
+        await leases(HOUSEKEEPERS, SLOW_SECONDS),
+        await leases(1, wait),
+        connector,
     )
 
 

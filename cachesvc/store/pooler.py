@@ -27,7 +27,7 @@ _BAD_URL = "service.database_url: is not the URL of a PostgreSQL database"
 # What PgBouncer keeps per client by itself.
 _KEPT = "application_name"
 # Dead, deaf, starting up or stopping, or not what target_session_attrs asks for.
-_NEXT_HOST = (
+NEXT_HOST = (
     OSError,
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
@@ -60,7 +60,7 @@ class Connector:
             place = number % len(urls)
             try:
                 connection = await self._connect(urls[place], **options)
-            except _NEXT_HOST as exc:
+            except NEXT_HOST as exc:
                 fault = exc
             except asyncio.CancelledError:
                 # Whoever waited has no more time: the next one begins with another host.

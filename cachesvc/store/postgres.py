@@ -18,12 +18,11 @@ from cachesvc.core.vectors import similarity
 from cachesvc.errors import Invalid, NotFound
 from cachesvc.store.base import UNREAD, Found, PolicyRow, Stored
 from cachesvc.store.bodies import packed, unpacked
-from cachesvc.store.large import LargeCells
+from cachesvc.store.growing import GrowingLeaves
+from cachesvc.store.layers import Lowest
 from cachesvc.store.sql import statement, statement_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from cachesvc.store.base import ExactQuery, NearestQuery, NewEntry, Place
     from cachesvc.store.pool import Database
 
@@ -31,29 +30,16 @@ _FOREVER = timedelta(days=365 * 1000)
 # By so much the distance of two half-precision vectors may differ from what is judged. A miscalled
 # one costs time, not a decision: an answer that is not there is read by its id.
 _ROUNDING = 0.002
-# A scan's time goes by the rows and by the bytes it reads: up to here about 3 ms.
-_SCANNED_VALUES = 384_000
-_FEWEST_SCANNED, _MOST_SCANNED = 250, 1000
 _KNOWN_FIELDS = frozenset(Policy.__struct_fields__)
 
 
-class PostgresStore:
+class PostgresStore(Lowest):
     """Entries, aliases and policies in Postgres with pgvector: an EntryStore."""
 
-    def __init__(
-        self,
-        database: Database,
-        *,
-        large: LargeCells | None = None,
-        scanned: Callable[[int], int] | None = None,
-    ) -> None:
-        """`large` is shared by stores that put and search for each other.
-
-        `scanned` tells the largest cell, in rows, to be scanned exactly, by its dimensions.
-        """
+    def __init__(self, database: Database, *, growing: GrowingLeaves | None = None) -> None:
+        """`growing` is shared by stores that put and search for each other."""
         self._database = database
-        self.large = LargeCells() if large is None else large
-        self._scanned = scanned or exact_rows
+        self.growing = GrowingLeaves() if growing is None else growing
 
     async def policy(self, tenant: str, policy_id: str) -> PolicyRow | None:
         row = await self._database.row(statement("policy"), tenant, policy_id)
@@ -103,9 +89,12 @@ class PostgresStore:
         )
 
     async def _nearest(self, query: NearestQuery) -> list[Any]:
-        """One statement, as long as what was learnt of the cell's size still holds."""
+        """One statement, as long as what was learnt of the cell still holds."""
         place, size = query.place, query.vector.size
-        cell, most = _cell(place, query.space, size, query.partition), self._scanned(size)
+        cell, most = (
+            _cell(place, query.space, size, query.partition),
+            self.growing.bounds(size).cell,
+        )
         asked = (
             place.tenant,
             place.policy_id,
@@ -117,22 +106,20 @@ class PostgresStore:
             _oldest(query.max_age_seconds),
             query.served_from - _ROUNDING,
         )
-        scan, walk = statement_for("scan_cell", size), statement_for("find_nearest", size)
-        if cell not in self.large:
+        if not self.growing.is_split(cell):
+            scan = statement_for("scan_cell", size)
             rows = await self._database.search(scan, *asked, cell, most)
-            large = bool(rows) and (rows[0]["live"] or 0) > most
-            self.large.found(cell, large=large)
-            if not large:
+            if not rows or not rows[0]["split"]:
+                if rows and (rows[0]["live"] or 0) > most:
+                    self.growing.add(place.tenant, cell)
                 return rows
         coded = HalfVector(np.concatenate([query.vector, code_of(cell)]))
-        rows = await self._database.search(walk, *asked, coded, cell, most)
-        if rows and not rows[0]["large"]:  # not any more
-            self.large.found(cell, large=False)
-            return await self._database.search(scan, *asked, cell, most)
-        self.large.waiting(
-            place.tenant, cell, max((row["waiting"] or 0 for row in rows), default=0)
-        )
-        return rows
+        nearest = statement_for("find_nearest", size)
+        rows = await self._database.search(nearest, *asked, coded, cell, most)
+        self.growing.found(cell, split=bool(rows) and rows[0]["split"])
+        if not rows or rows[0]["split"]:
+            return rows
+        return await self._nearest(query)  # all of its leaves were removed
 
     async def answer(self, place: Place, entry_id: UUID) -> Answer | None:
         row = await self._database.row(
@@ -145,17 +132,12 @@ class PostgresStore:
         if entry.exact_key is None and entry.vector is None:
             raise Invalid("embedding or exact_key is required")
         name = "put_by_prompt" if entry.exact_key is None else "put_by_exact_key"
-        cell = None
-        if entry.vector is not None:
-            cell = _cell(entry.place, entry.space, entry.vector.size, entry.partition)
-        indexed = cell is not None and cell in self.large
-        row = await self._database.row(
-            statement(name), *await _values(entry, cell, indexed=indexed)
-        )
+        row = await self._database.row(statement(name), *await _values(entry))
         if row is None:
             raise NotFound("cache_policy not found")
-        if cell is not None and entry.vector is not None:
-            self.large.put(cell, self._scanned(entry.vector.size))
+        if entry.vector is not None and row["leaf"] is not None:
+            look_after = self.growing.bounds(entry.vector.size).leaf // 2
+            self.growing.put(entry.place.tenant, row["leaf"], look_after)
         newer = entry.generation is not None and entry.generation > row["current"]
         return Stored(row["id"], row["expires_at"], row["current"], newer, row["replaced"])
 
@@ -187,11 +169,6 @@ def read_policy_row(row: Any) -> PolicyRow:
     known = {name: value for name, value in document.items() if name in _KNOWN_FIELDS}
     policy = msgspec.convert(known, Policy)
     return PolicyRow(resolve(policy, row["id"], row["generation"]), row["revision"])
-
-
-def exact_rows(dimensions: int) -> int:
-    """The largest cell that is scanned exactly: beyond it the index is faster."""
-    return max(_FEWEST_SCANNED, min(_MOST_SCANNED, _SCANNED_VALUES // dimensions))
 
 
 def prompt_hash(prompt_text: str) -> bytes:
@@ -240,9 +217,11 @@ def _cell(place: Place, space: str, dimensions: int, partition: bytes) -> bytes:
     return cell_of(place.tenant, place.policy_id, place.scope, space, dimensions, partition)
 
 
-async def _values(entry: NewEntry, cell: bytes | None, *, indexed: bool) -> tuple[object, ...]:
-    """The parameters that both puts share, in their order; what has no code is not indexed."""
-    ttl, vector = entry.ttl_seconds, entry.vector
+async def _values(entry: NewEntry) -> tuple[object, ...]:
+    """The parameters that both puts share, in their order."""
+    ttl, vector, cell = entry.ttl_seconds, entry.vector, None
+    if vector is not None:
+        cell = _cell(entry.place, entry.space, vector.size, entry.partition)
     stored, inflated_bytes = await packed(entry.answer.body)
     return (
         entry.place.tenant,
@@ -266,6 +245,5 @@ async def _values(entry: NewEntry, cell: bytes | None, *, indexed: bool) -> tupl
         None if ttl is None else min(ttl, MAX_TTL_SECONDS),
         uuid4(),
         cell,
-        HalfVector(code_of(cell)) if indexed and cell is not None else None,
         inflated_bytes,
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from datetime import timedelta
-from itertools import groupby
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -49,20 +49,22 @@ class PostgresRecords:
         return None if row["policy_id"] is None else (row["policy_id"], row["quarantined"])
 
     async def keep_shadow_hits(self, hits: Sequence[ShadowHit]) -> None:
-        by_tenant = groupby(sorted(hits, key=_tenant), key=_tenant)
-        for tenant, theirs in by_tenant:
-            columns = zip(*map(_values, theirs), strict=True)
-            await self._database.rows(
-                statement("keep_shadow_hits"), tenant, *(list(column) for column in columns)
-            )
+        await self._write("keep_shadow_hits", [(hit.place.tenant, _values(hit)) for hit in hits])
 
     async def count_hits(self, counts: Sequence[HitCount]) -> None:
-        by_tenant = groupby(sorted(counts, key=_of_tenant), key=_of_tenant)
-        for tenant, theirs in by_tenant:
-            columns = zip(*((one.entry_id, one.hits, one.tokens) for one in theirs), strict=True)
-            await self._database.rows(
-                statement("count_hits"), tenant, *(list(column) for column in columns)
-            )
+        rows = [(one.tenant, (one.entry_id, one.hits, one.tokens)) for one in counts]
+        await self._write("count_hits", rows)
+
+    async def _write(self, name: str, rows: Sequence[tuple[str, tuple[object, ...]]]) -> None:
+        """(tenant, row): a statement for each tenant, which takes an array of each column."""
+        by_tenant: defaultdict[str, list[tuple[object, ...]]] = defaultdict(list)
+        for tenant, row in rows:
+            by_tenant[tenant].append(row)
+        values = [
+            (tenant, *map(list, zip(*theirs, strict=True)))
+            for tenant, theirs in sorted(by_tenant.items())
+        ]
+        await self._database.write(statement(name), values)
 
     async def trim(self) -> int:
         removed = 0
@@ -81,14 +83,6 @@ class PostgresRecords:
                 statement("trim_hit_counts"), tenant, policy_id, BATCH
             )
         return gone
-
-
-def _of_tenant(count: HitCount) -> str:
-    return count.tenant
-
-
-def _tenant(hit: ShadowHit) -> str:
-    return hit.place.tenant
 
 
 def _values(hit: ShadowHit) -> tuple[object, ...]:

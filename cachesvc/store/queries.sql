@@ -65,9 +65,10 @@ LEFT JOIN LATERAL (
 WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
 
 
--- scan_cell -- the nearest live entries of a cell that is believed small, and whether it is: parameters as in find_nearest, $10 cell, $11 the largest cell that is scanned exactly
+-- scan_cell -- the nearest live entries of a cell that is believed to be one leaf, and whether it is: parameters as in find_nearest, $10 cell, $11 how many rows of it are read
 SELECT
     p.revision, p.generation, now() AS now,
+    EXISTS (SELECT FROM leaves l WHERE l.tenant = $1 AND l.cell = $10::bytea) AS split,
     f.live, f.id, f.embedding, f.created_at, f.media_type, f.prompt_tokens, f.completion_tokens,
     f.upstream_ms, f.inflated_bytes, f.body,
     least(
@@ -99,9 +100,10 @@ LEFT JOIN LATERAL (
                     AND e.generation >= p.oldest_generation
                     AND e.quarantined_at IS NULL AS lives
             FROM entries e
-            WHERE e.tenant = $1 AND e.cell = $10::bytea AND e.semantic_expires_at > now()
-            -- Names the index: see find_nearest.
-            ORDER BY e.semantic_expires_at
+            WHERE e.tenant = $1 AND e.leaf = $10 AND e.semantic_expires_at > now()
+            -- Each ORDER BY next to a table names the one index that has its order: where sorting
+            -- is off no other is taken, whatever the planner believes of the table.
+            ORDER BY e.semantic_expires_at DESC
             LIMIT $11::integer + 1
         ) r
     ) n
@@ -111,110 +113,187 @@ LEFT JOIN LATERAL (
 WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
 
 
--- find_nearest -- the nearest live entries of a cell that is believed large; nothing but `large` false where it is not: $1 tenant, $2 policy, $3 scope, $4 space, $5 partition, $6 vector, $7 how many, $8 oldest age, $9 the similarity from which the nearest one's answer is wanted, $10 vector and code, $11 cell, $12 the largest cell that is scanned exactly
+-- find_nearest -- the nearest live entries of a cell that is split into leaves, and whether it is: $1 tenant, $2 policy, $3 scope, $4 space, $5 partition, $6 vector, $7 how many, $8 oldest age, $9 the similarity from which the nearest one's answer is wanted, $10 vector and code, $11 cell, $12 how many rows of a leaf are read
 WITH size AS MATERIALIZED (
-    -- Which it is, is counted and not estimated: statistics are always late, and one plan then
-    -- serves every cell.
-    SELECT count(*) AS live FROM (
-        SELECT FROM entries e
-        WHERE e.tenant = $1 AND e.cell = $11::bytea AND e.semantic_expires_at > now()
-        -- Each ORDER BY next to the table names the one index that has its order: where sorting is
-        -- off no other is taken, whatever the planner believes of the table.
-        ORDER BY e.semantic_expires_at
-        LIMIT $12::integer + 1
+    -- Counted and not estimated: statistics are always late, and one plan then serves every cell.
+    SELECT count(*) AS leaves FROM (
+        SELECT FROM leaves l WHERE l.tenant = $1 AND l.cell = $11::bytea
+        ORDER BY l.leaf
+        LIMIT {ranked} + 1
     ) counted
+), probed AS MATERIALIZED (
+    -- Of some leaves, all are compared; where they are many, the HNSW index leads to the nearest.
+    (
+        SELECT ranked.leaf FROM (
+            SELECT
+                l.leaf, l.centroid::halfvec({dimensions}) <=> $6::halfvec({dimensions}) AS distance
+            FROM leaves l
+            WHERE (SELECT s.leaves FROM size s) <= {ranked}
+                AND l.tenant = $1 AND l.cell = $11 AND l.closed_at IS NULL
+            ORDER BY l.leaf
+            LIMIT {ranked}
+        ) ranked
+        ORDER BY ranked.distance
+        LIMIT {probes}
+    )
+    UNION ALL
+    (
+        SELECT l.leaf FROM leaves l
+        WHERE (SELECT s.leaves FROM size s) > {ranked}
+            AND l.tenant = $1 AND l.cell = $11 AND l.dimensions = {dimensions}
+            AND l.closed_at IS NULL
+        -- The code is the same all over the cell: within it this is the order of similarity.
+        ORDER BY (l.centroid || l.code)::halfvec({coded}) <=> $10::halfvec({coded})
+        LIMIT {more_probes}
+    )
+    UNION ALL
+    -- What is being moved may still be in its old leaf.
+    (
+        SELECT l.leaf FROM leaves l WHERE l.tenant = $1 AND l.cell = $11 AND l.splitting
+        ORDER BY l.leaf
+        LIMIT 4
+    )
 )
 SELECT
-    p.revision, p.generation, now() AS now, (SELECT s.live FROM size s) > $12 AS large,
-    f.waiting, f.id, f.embedding, f.created_at, f.media_type, f.prompt_tokens, f.completion_tokens,
-    f.upstream_ms, f.inflated_bytes,
+    p.revision, p.generation, now() AS now, (SELECT s.leaves FROM size s) > 0 AS split,
+    e.id, e.embedding, e.created_at, e.media_type, e.prompt_tokens, e.completion_tokens,
+    e.upstream_ms, e.inflated_bytes,
+    -- One answer at most is served; of the others, which may be long, nothing is read.
     CASE
         WHEN 1 - f.distance >= $9::double precision
             AND row_number() OVER (ORDER BY f.distance, f.created_at DESC) = 1
-        THEN f.body
+        THEN e.body
     END AS body,
     least(
-        f.semantic_expires_at, f.created_at + p.semantic_ttl_seconds * interval '1 second'
+        e.semantic_expires_at, e.created_at + p.semantic_ttl_seconds * interval '1 second'
     ) AS expires_at
 FROM policies p
 LEFT JOIN LATERAL (
-    -- What has a code is in the HNSW index.
-    (
+    SELECT r.id, r.distance, r.created_at
+    FROM probed b
+    CROSS JOIN LATERAL (
         SELECT
-            0::bigint AS waiting,
+            e.id, e.created_at,
             e.embedding::halfvec({dimensions}) <=> $6::halfvec({dimensions}) AS distance,
-            e.id, e.embedding, e.created_at, e.semantic_expires_at,
-            e.body, e.inflated_bytes, e.media_type, e.prompt_tokens, e.completion_tokens,
-            e.upstream_ms
+            -- The leaf finds, its parts decide.
+            e.policy_id = $2 AND e.scope = $3 AND e.space = $4
+                AND e.dimensions = {dimensions} AND e.partition = $5
+                AND e.created_at > greatest(
+                    p.semantic_floor, now() - p.semantic_ttl_seconds * interval '1 second',
+                    now() - $8::interval
+                )
+                AND e.generation >= p.oldest_generation
+                AND e.quarantined_at IS NULL AS lives
         FROM entries e
-        WHERE (SELECT s.live FROM size s) > $12
-            AND e.tenant = $1 AND e.cell = $11
-            -- The cell finds, its parts decide.
-            AND e.policy_id = $2 AND e.scope = $3 AND e.space = $4
-            AND e.dimensions = {dimensions} AND e.partition = $5
-            -- All of what living means stands here, before LIMIT: a dead row must not take the
-            -- place of a live one.
-            AND e.semantic_expires_at > now()
-            AND e.created_at > greatest(
-                p.semantic_floor, now() - p.semantic_ttl_seconds * interval '1 second',
-                now() - $8::interval
-            )
-            AND e.generation >= p.oldest_generation
-            AND e.quarantined_at IS NULL
-        -- The code is the same all over the cell: within it this is the order of similarity.
-        ORDER BY (e.embedding || e.code)::halfvec({coded}) <=> $10::halfvec({coded})
-        LIMIT $7
-    )
-    UNION ALL
-    -- What has none waits to be indexed, and is scanned until then: the newest of it.
-    SELECT
-        w.waiting, w.distance, e.id, e.embedding, e.created_at, e.semantic_expires_at,
-        e.body, e.inflated_bytes, e.media_type, e.prompt_tokens, e.completion_tokens,
-        e.upstream_ms
-    FROM (
-        SELECT r.id, r.distance, r.lives, count(*) OVER () AS waiting
-        FROM (
-            SELECT
-                e.id, e.embedding::halfvec({dimensions}) <=> $6::halfvec({dimensions}) AS distance,
-                e.policy_id = $2 AND e.scope = $3 AND e.space = $4
-                    AND e.dimensions = {dimensions} AND e.partition = $5
-                    AND e.created_at > greatest(
-                        p.semantic_floor, now() - p.semantic_ttl_seconds * interval '1 second',
-                        now() - $8::interval
-                    )
-                    AND e.generation >= p.oldest_generation
-                    AND e.quarantined_at IS NULL AS lives
-            FROM entries e
-            WHERE (SELECT s.live FROM size s) > $12
-                AND e.tenant = $1 AND e.cell = $11 AND e.code IS NULL
-                AND e.semantic_expires_at > now()
-            ORDER BY e.semantic_expires_at DESC
-            LIMIT 2 * $12
-        ) r
-        -- The living first; the others do not join below.
-        ORDER BY NOT r.lives, r.distance
-        LIMIT $7
-    ) w
-    JOIN entries e ON e.tenant = $1 AND e.id = w.id AND w.lives
+        WHERE e.tenant = $1 AND e.leaf = b.leaf AND e.semantic_expires_at > now()
+        -- No more than this is read, whatever of it lives: a leaf that waits to be split is bounded.
+        ORDER BY e.semantic_expires_at DESC
+        LIMIT $12::integer
+    ) r
+    WHERE r.lives
+    ORDER BY r.distance, r.created_at DESC
+    LIMIT $7
 ) f ON true
+LEFT JOIN entries e ON e.tenant = $1 AND e.id = f.id
 WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
 
 
--- index_waiting -- give rows of a large cell, the oldest first, their place in the HNSW index: $1 tenant, $2 cell, $3 its code, $4 how many
-WITH waiting AS MATERIALIZED (
-    SELECT e.id FROM entries e
-    WHERE e.tenant = $1 AND e.cell = $2 AND e.code IS NULL
-        -- What expires soon is scanned until then.
-        AND e.semantic_expires_at > now() + interval '1 minute'
-    ORDER BY e.semantic_expires_at
-    LIMIT $4
-    FOR NO KEY UPDATE SKIP LOCKED
-), indexed AS (
-    UPDATE entries e SET code = $3::halfvec
-    WHERE e.tenant = $1 AND e.id = ANY (ARRAY(SELECT w.id FROM waiting w))
+-- leaf -- a leaf, or a cell that is not split: $1 tenant, $2 its name, $3 how many rows are counted at most
+SELECT
+    l.cell, l.splitting,
+    EXISTS (SELECT FROM leaves c WHERE c.tenant = $1 AND c.cell = $2) AS split,
+    EXISTS (
+        SELECT FROM leaves c
+        WHERE c.tenant = $1 AND c.cell = coalesce(l.cell, $2) AND c.closed_at IS NULL
+    ) AS open,
+    (
+        SELECT count(*) FROM (
+            SELECT FROM entries e WHERE e.tenant = $1 AND e.leaf = $2
+            ORDER BY e.semantic_expires_at
+            LIMIT $3
+        ) counted
+    ) AS rows
+FROM (SELECT) one LEFT JOIN leaves l ON l.tenant = $1 AND l.leaf = $2::bytea
+
+
+-- leaf_rows -- the newest rows of a leaf: $1 tenant, $2 leaf, $3 how many
+SELECT e.id, e.embedding FROM entries e
+WHERE e.tenant = $1 AND e.leaf = $2
+ORDER BY e.semantic_expires_at DESC
+LIMIT $3
+
+
+-- split_leaf -- from now on it is emptied, and no put goes there; no row where somebody else has split it: $1 tenant, $2 leaf, $3 cell, $4 its centroid, $5 the cell's code, $6 whether it was being split before
+INSERT INTO leaves AS l (tenant, leaf, cell, dimensions, centroid, code, splitting, closed_at)
+VALUES ($1, $2, $3, vector_dims($4::halfvec), $4, $5::halfvec, true, now())
+ON CONFLICT (tenant, leaf) DO UPDATE
+SET centroid = excluded.centroid, splitting = true, closed_at = now()
+WHERE l.splitting = $6
+RETURNING 1
+
+
+-- add_leaves -- $1 tenant, $2 cell, $3 the cell's code, then arrays: $4 leaves, $5 centroids
+INSERT INTO leaves (tenant, leaf, cell, dimensions, centroid, code)
+SELECT $1, n.leaf, $2, vector_dims(n.centroid), n.centroid, $3::halfvec
+FROM unnest($4::bytea[], $5::halfvec[]) n (leaf, centroid)
+
+
+-- leaves_near -- the leaves nearest to one that is being split: $1 tenant, $2 cell, $3 leaf, $4 how many
+SELECT l.leaf, l.centroid
+FROM leaves l
+WHERE l.tenant = $1 AND l.cell = $2 AND l.closed_at IS NULL
+ORDER BY l.centroid <=> (SELECT o.centroid FROM leaves o WHERE o.tenant = $1 AND o.leaf = $3)
+LIMIT $4
+
+
+-- move_rows -- $1 tenant, $2 the leaf they are in, then arrays: $3 ids, $4 the leaves they go to
+UPDATE entries e SET leaf = ($4::bytea[])[array_position($3::uuid[], e.id)]
+-- Sought by their ids, whatever the planner believes: by the leaf, or by the tenant, all of a large
+-- one would be read for a few.
+WHERE e.tenant = $1 AND e.id = ANY ($3) AND e.leaf IS NOT DISTINCT FROM $2
+
+
+-- unfinished_leaves -- those being split: $1 tenant, $2 how many
+SELECT l.leaf FROM leaves l
+WHERE l.tenant = $1 AND l.closed_at IS NOT NULL AND l.splitting
+ORDER BY l.closed_at
+LIMIT $2
+
+
+-- close_leaves -- those of the next so many names that hold nothing: $1 tenant, $2 the last name seen, $3 how many
+WITH next AS MATERIALIZED (
+    SELECT l.leaf FROM leaves l WHERE l.tenant = $1 AND l.leaf > $2::bytea
+    ORDER BY l.leaf
+    LIMIT $3
+), closed AS (
+    UPDATE leaves l SET closed_at = now()
+    WHERE l.tenant = $1 AND l.leaf = ANY (ARRAY(SELECT n.leaf FROM next n))
+        AND l.closed_at IS NULL
+        AND NOT EXISTS (SELECT FROM entries e WHERE e.tenant = $1 AND e.leaf = l.leaf)
+)
+SELECT max(n.leaf) AS last FROM next n
+
+
+-- remove_leaves -- those that have been closed for longer than a put takes: $1 tenant, $2 how many
+WITH old AS MATERIALIZED (
+    SELECT
+        l.leaf, l.splitting,
+        EXISTS (SELECT FROM entries e WHERE e.tenant = $1 AND e.leaf = l.leaf) AS used
+    FROM leaves l
+    WHERE l.tenant = $1 AND l.closed_at < now() - interval '2 minutes'
+    ORDER BY l.closed_at
+    LIMIT $2
+    FOR UPDATE SKIP LOCKED
+), reopened AS (
+    UPDATE leaves l SET closed_at = NULL
+    WHERE l.tenant = $1
+        AND l.leaf = ANY (ARRAY(SELECT o.leaf FROM old o WHERE o.used AND NOT o.splitting))
+), gone AS (
+    DELETE FROM leaves l
+    WHERE l.tenant = $1 AND l.leaf = ANY (ARRAY(SELECT o.leaf FROM old o WHERE NOT o.used))
     RETURNING 1
 )
-SELECT count(*) FROM indexed
+SELECT count(*) FROM gone
 
 
 -- answer -- what a semantic candidate holds, while it lives: $1 tenant, $2 policy, $3 scope, $4 entry
@@ -230,7 +309,7 @@ WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
     AND e.quarantined_at IS NULL
 
 
--- put_by_exact_key -- keep an answer under its exact key: $1 tenant, $2 policy, $3 scope, $4 exact key, $5 space, $6 partition, $7 prompt hash, $8 vector, $9 body, $10 media type, $11 prompt, $12 prompt tokens, $13 completion tokens, $14 model, $15 tags, $16 upstream ms, $17 generation or null, $18 provenance, $19 TTL asked, $20 id, $21 cell, $22 code, $23 length of the body where $9 is a frame of it
+-- put_by_exact_key -- keep an answer under its exact key: $1 tenant, $2 policy, $3 scope, $4 exact key, $5 space, $6 partition, $7 prompt hash, $8 vector, $9 body, $10 media type, $11 prompt, $12 prompt tokens, $13 completion tokens, $14 model, $15 tags, $16 upstream ms, $17 generation or null, $18 provenance, $19 TTL asked, $20 id, $21 cell, $22 length of the body where $9 is a frame of it
 WITH policy AS MATERIALIZED (
     -- Shared with other puts, but not with a purge, which changes this row before it deletes: a put
     -- that saw the old generation has committed by then, and one that waited here sees the new.
@@ -244,16 +323,29 @@ WITH policy AS MATERIALIZED (
 ), replaced AS MATERIALIZED (
     SELECT e.id FROM entries e
     WHERE e.tenant = $1 AND e.policy_id = $2 AND e.scope = $3 AND e.exact_key = $4
+), nearest AS MATERIALIZED (
+    -- A cell that is not split is its own leaf.
+    SELECT coalesce((
+        SELECT ranked.leaf FROM (
+            SELECT l.leaf, l.centroid <=> $8::halfvec AS distance
+            FROM leaves l
+            WHERE l.tenant = $1 AND l.cell = $21::bytea AND l.closed_at IS NULL
+            ORDER BY l.leaf
+            OFFSET 0
+        ) ranked
+        ORDER BY ranked.distance
+        LIMIT 1
+    ), $21) AS leaf
 ), kept AS (
     INSERT INTO entries AS e (
         tenant, policy_id, scope, exact_key, space, partition, prompt_hash, embedding, dimensions,
         body, media_type, prompt_text, prompt_tokens, completion_tokens, model, tags, upstream_ms,
-        generation, provenance, id, cell, code, inflated_bytes, created_at,
+        generation, provenance, id, leaf, inflated_bytes, created_at,
         exact_expires_at, semantic_expires_at
     )
     SELECT
         $1, $2, $3, $4, $5, $6, $7, $8::halfvec, vector_dims($8), $9, $10, $11, $12, $13, $14, $15,
-        $16, p.generation, $18, $20, $21, $22::halfvec, $23::integer, now(), p.exact_expires_at,
+        $16, p.generation, $18, $20, (SELECT l.leaf FROM nearest l), $22::integer, now(), p.exact_expires_at,
         CASE WHEN $8 IS NOT NULL THEN p.semantic_expires_at END
     FROM policy p
     WHERE $17::bigint IS NULL OR $17 = p.generation
@@ -261,7 +353,7 @@ WITH policy AS MATERIALIZED (
     DO UPDATE SET
         space = excluded.space, partition = excluded.partition,
         prompt_hash = excluded.prompt_hash, embedding = excluded.embedding,
-        cell = excluded.cell, code = excluded.code, dimensions = excluded.dimensions, body = excluded.body,
+        leaf = excluded.leaf, dimensions = excluded.dimensions, body = excluded.body,
         inflated_bytes = excluded.inflated_bytes, media_type = excluded.media_type,
         prompt_text = excluded.prompt_text, prompt_tokens = excluded.prompt_tokens,
         completion_tokens = excluded.completion_tokens, model = excluded.model,
@@ -271,7 +363,7 @@ WITH policy AS MATERIALIZED (
         semantic_expires_at = excluded.semantic_expires_at, quarantined_at = NULL
     RETURNING
         e.id, greatest(e.exact_expires_at, e.semantic_expires_at) AS expires_at,
-        e.xmax <> 0 AS updated
+        e.xmax <> 0 AS updated, e.leaf
 ), unaliased AS (
     DELETE FROM aliases a USING kept k, replaced r WHERE a.tenant = $1 AND a.entry_id = r.id
 ), uncounted AS (
@@ -294,7 +386,7 @@ WITH policy AS MATERIALIZED (
     WHERE c.ids IS NOT NULL OR k.updated
 )
 SELECT
-    p.generation AS current, k.id, k.expires_at, (SELECT count(*) FROM told) > 0 AS replaced
+    p.generation AS current, k.id, k.expires_at, k.leaf, (SELECT count(*) FROM told) > 0 AS replaced
 FROM policy p LEFT JOIN kept k ON true
 
 
@@ -312,29 +404,42 @@ WITH policy AS MATERIALIZED (
     WHERE e.tenant = $1 AND e.policy_id = $2 AND e.scope = $3 AND e.space = $5
         AND e.dimensions = vector_dims($8::halfvec) AND e.partition = $6 AND e.prompt_hash = $7
         AND e.exact_key IS NULL
+), nearest AS MATERIALIZED (
+    -- A cell that is not split is its own leaf.
+    SELECT coalesce((
+        SELECT ranked.leaf FROM (
+            SELECT l.leaf, l.centroid <=> $8::halfvec AS distance
+            FROM leaves l
+            WHERE l.tenant = $1 AND l.cell = $21::bytea AND l.closed_at IS NULL
+            ORDER BY l.leaf
+            OFFSET 0
+        ) ranked
+        ORDER BY ranked.distance
+        LIMIT 1
+    ), $21) AS leaf
 ), kept AS (
     INSERT INTO entries AS e (
         tenant, policy_id, scope, exact_key, space, partition, prompt_hash, embedding, dimensions,
         body, media_type, prompt_text, prompt_tokens, completion_tokens, model, tags, upstream_ms,
-        generation, provenance, id, cell, code, inflated_bytes, created_at,
+        generation, provenance, id, leaf, inflated_bytes, created_at,
         exact_expires_at, semantic_expires_at
     )
     SELECT
         $1, $2, $3, $4::bytea, $5, $6, $7, $8, vector_dims($8), $9, $10, $11, $12, $13, $14, $15,
-        $16, p.generation, $18, $20, $21, $22::halfvec, $23::integer, now(), NULL, p.semantic_expires_at
+        $16, p.generation, $18, $20, (SELECT l.leaf FROM nearest l), $22::integer, now(), NULL, p.semantic_expires_at
     FROM policy p
     WHERE $17::bigint IS NULL OR $17 = p.generation
     ON CONFLICT (tenant, policy_id, scope, space, dimensions, partition, prompt_hash)
         WHERE exact_key IS NULL
     DO UPDATE SET
-        embedding = excluded.embedding, cell = excluded.cell, code = excluded.code, body = excluded.body,
+        embedding = excluded.embedding, leaf = excluded.leaf, body = excluded.body,
         inflated_bytes = excluded.inflated_bytes, media_type = excluded.media_type,
         prompt_text = excluded.prompt_text, prompt_tokens = excluded.prompt_tokens,
         completion_tokens = excluded.completion_tokens, model = excluded.model,
         tags = excluded.tags, upstream_ms = excluded.upstream_ms, generation = excluded.generation,
         provenance = excluded.provenance, id = excluded.id, created_at = excluded.created_at,
         semantic_expires_at = excluded.semantic_expires_at, quarantined_at = NULL
-    RETURNING e.id, e.semantic_expires_at AS expires_at, e.xmax <> 0 AS updated
+    RETURNING e.id, e.semantic_expires_at AS expires_at, e.xmax <> 0 AS updated, e.leaf
 ), unaliased AS (
     DELETE FROM aliases a USING kept k, replaced r WHERE a.tenant = $1 AND a.entry_id = r.id
 ), uncounted AS (
@@ -348,7 +453,7 @@ WITH policy AS MATERIALIZED (
     WHERE c.ids IS NOT NULL OR k.updated
 )
 SELECT
-    p.generation AS current, k.id, k.expires_at, (SELECT count(*) FROM told) > 0 AS replaced
+    p.generation AS current, k.id, k.expires_at, k.leaf, (SELECT count(*) FROM told) > 0 AS replaced
 FROM policy p LEFT JOIN kept k ON true
 
 
@@ -391,12 +496,13 @@ WITH policy AS MATERIALIZED (
 SELECT EXISTS (SELECT FROM policy) AS known, EXISTS (SELECT FROM kept) AS kept
 
 
--- beat -- a notification of one's own, and who sends it: $1 channel
-SELECT pg_notify($1, ''), pg_backend_pid() AS pid
+-- beat -- a notification of one's own: $1 channel, $2 what it says
+-- It is not worth waiting for the disk, nor for a standby.
+SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, $2)
 
 
--- is_own_session -- whether the settings of a connection that listens have arrived
-SELECT current_setting('synchronous_commit') = 'off'
+-- own_session -- the process that serves a connection which listens, and whether its settings came
+SELECT pg_backend_pid() AS pid, current_setting('synchronous_commit') = 'off' AS as_asked
 
 
 -- written -- how far a primary has written its log, in bytes, and on which timeline
@@ -438,8 +544,8 @@ SELECT version_num FROM alembic_version
 -- indexed_dimensions -- the numbers of dimensions that have a usable HNSW index
 SELECT substring(c.relname FROM '[0-9]+$')::integer AS dimensions
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-WHERE i.indrelid = to_regclass('entries') AND i.indisvalid
-    AND c.relname ~ '^entries_by_vector_[0-9]+$'
+WHERE i.indrelid = to_regclass('leaves') AND i.indisvalid
+    AND c.relname ~ '^leaves_by_vector_[0-9]+$'
 ORDER BY 1
 
 
@@ -452,16 +558,16 @@ SELECT pg_try_advisory_lock($1)
 
 
 -- index_valid -- null: there is none; false: its building was broken off
-SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('entries_by_vector_{dimensions}')
+SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('leaves_by_vector_{dimensions}')
 
 
 -- drop_index -- what a broken-off building left
-DROP INDEX CONCURRENTLY entries_by_vector_{dimensions}
+DROP INDEX CONCURRENTLY leaves_by_vector_{dimensions}
 
 
 -- create_index -- index one number of dimensions while the table is in use
-CREATE INDEX CONCURRENTLY entries_by_vector_{dimensions} ON entries
-USING hnsw (((embedding || code)::halfvec({coded})) halfvec_cosine_ops)
+CREATE INDEX CONCURRENTLY leaves_by_vector_{dimensions} ON leaves
+USING hnsw (((centroid || code)::halfvec({coded})) halfvec_cosine_ops)
 WITH (m = 16, ef_construction = 200)
 WHERE dimensions = {dimensions}
 
@@ -476,8 +582,9 @@ FROM pg_index i
 JOIN pg_class c ON c.oid = i.indexrelid
 JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE i.indrelid IN (
-    to_regclass('entries'), to_regclass('aliases'), to_regclass('hit_counts'),
-    to_regclass('policies'), to_regclass('verdicts'), to_regclass('shadow_hits')
+    to_regclass('entries'), to_regclass('leaves'), to_regclass('aliases'),
+    to_regclass('hit_counts'), to_regclass('policies'), to_regclass('verdicts'),
+    to_regclass('shadow_hits')
 )
 ORDER BY c.relname
 
@@ -518,31 +625,22 @@ SELECT
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_stat_user_tables s ON s.relid = c.oid
-WHERE c.oid IN (to_regclass('entries'), to_regclass('aliases'), to_regclass('hit_counts'))
+WHERE c.oid IN (
+    to_regclass('entries'), to_regclass('leaves'), to_regclass('aliases'), to_regclass('hit_counts')
+)
 ORDER BY c.relname
 
 
 -- index_conditions -- sizes of the indexes of the tables that grow, and whether they are in use
 SELECT
     c.relname AS name, i.indisvalid AS valid, a.amname = 'hnsw' AS walked,
-    -- The server counts what waits to be indexed as indexed.
-    (greatest(c.reltuples, 0) * CASE WHEN a.amname = 'hnsw' THEN v.coded ELSE 1 END)::bigint
-        AS rows,
-    pg_relation_size(c.oid) AS bytes
+    greatest(c.reltuples, 0)::bigint AS rows, pg_relation_size(c.oid) AS bytes
 FROM pg_index i
 JOIN pg_class c ON c.oid = i.indexrelid
 JOIN pg_am a ON a.oid = c.relam
-CROSS JOIN (
-    -- Of the rows with a vector, the share with a code.
-    SELECT coalesce(
-        (1 - max(s.null_frac) FILTER (WHERE s.attname = 'code'))
-            / nullif(1 - max(s.null_frac) FILTER (WHERE s.attname = 'dimensions'), 0), 1
-    ) AS coded
-    FROM pg_stats s JOIN pg_class t ON t.relname = s.tablename
-    JOIN pg_namespace n ON n.oid = t.relnamespace AND n.nspname = s.schemaname
-    WHERE t.oid = to_regclass('entries') AND s.attname IN ('code', 'dimensions')
-) v
-WHERE i.indrelid IN (to_regclass('entries'), to_regclass('aliases'), to_regclass('hit_counts'))
+WHERE i.indrelid IN (
+    to_regclass('entries'), to_regclass('leaves'), to_regclass('aliases'), to_regclass('hit_counts')
+)
 ORDER BY c.relname
 
 

@@ -70,10 +70,13 @@ class RecordStore(Protocol):
         """
 
     async def keep_shadow_hits(self, hits: Sequence[ShadowHit]) -> None:
-        """Write them; those of policies that are gone, or purged since, are dropped."""
+        """Write all or none; those of policies that are gone, or purged since, are dropped.
+
+        Raises StoreUnsure when it may be either, as `count_hits` does.
+        """
 
     async def count_hits(self, counts: Sequence[HitCount]) -> None:
-        """Add them up; those of entries that are gone are dropped."""
+        """Add all of them up or none; those of entries that are gone are dropped."""
 
     async def trim(self) -> int:
         """Remove a batch of records beyond what is kept of each policy; how many went."""

@@ -3,9 +3,11 @@
 The primary's position in its log is sampled now and then. A replica that has replayed the position
 of a sample holds everything that was committed when that sample was *sent*, so it is as fresh as
 that. A lookup goes to a replica only while that is no longer ago than the bound; else, and after
-any fault, to the primary. What was just put may be missed meanwhile, what was purged longer ago
-than the bound is never found. Whether something has expired tells the clock of the server that
-answers: replicas want theirs synchronised with the primary's.
+any fault, to the primary. What was just put may be missed meanwhile. Of what was purged or changed
+`notices.py` tells within a second: from then on a replica answers for that policy only when it is
+as fresh as that. While nobody can tell, none answers that may be more than a second behind. Whether
+something has expired tells the clock of the server that answers: replicas want theirs synchronised
+with the primary's.
 """
 
 from __future__ import annotations
@@ -17,14 +19,13 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from cachesvc.errors import NotFound, StoreError
-from cachesvc.store.notices import since_boot
+from cachesvc.store.layers import Layer
+from cachesvc.store.notices import change_of, since_boot
 from cachesvc.store.sql import statement
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
-    from uuid import UUID
 
-    from cachesvc.core.model import Answer
     from cachesvc.store.base import (
         EntryStore,
         ExactQuery,
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
         PolicyRow,
         Stored,
     )
+    from cachesvc.store.layers import LayeredStore
+    from cachesvc.store.notices import Notices
     from cachesvc.store.pool import Database
 
 log = logging.getLogger("cachesvc.store")
@@ -43,6 +46,7 @@ _SAMPLE_SECONDS = 0.2
 _PATIENCE_SECONDS = 0.5  # longest a lookup waits for a replica before it asks the primary
 _REST_SECONDS = 2.0
 _POLICIES_AT_MOST = 10_000
+_UNHEARD_SECONDS = 1.0  # how far behind a replica may be that answers while no change is heard
 _NEVER = float("-inf")
 
 
@@ -57,7 +61,7 @@ class Sample(NamedTuple):
 class Replica:
     """One streaming replica, its connections, and as of when it is known to be fresh."""
 
-    def __init__(self, database: Database, store: EntryStore) -> None:
+    def __init__(self, database: Database, store: LayeredStore) -> None:
         self.database = database
         self.store = store
         self.fresh_as_of = _NEVER
@@ -86,24 +90,31 @@ class Replica:
             log.warning("lookups leave a replica alone: %s", why)
 
 
-class ReplicaReads:
-    """An EntryStore: finds in replicas, within `lag_seconds`, and does all else at the primary."""
+class ReplicaReads(Layer):
+    """Finds in replicas, within `lag_seconds`; all else does `store`, which is at the primary.
+
+    `notices` tell its `heard` of changes.
+    """
 
     def __init__(
         self,
-        store: EntryStore,
+        store: LayeredStore,
         primary: Database,
         replicas: Sequence[Replica],
+        notices: Notices,
         *,
         lag_seconds: float,
         clock: Callable[[], float] = since_boot,
     ) -> None:
+        super().__init__(store)
         self.replicas = replicas
-        self._store = store
+        self.notices = notices
         self._primary = primary
         self._lag = lag_seconds
         self._clock = clock
+        # Replicas are asked that are at least so fresh: for anything, and for a policy's entries.
         self._not_before = _NEVER
+        self._changed: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._turn = 0
         # Of each policy the revision last read from the primary: what lookups are judged under.
         self._revisions: OrderedDict[tuple[str, str], int] = OrderedDict()
@@ -114,8 +125,24 @@ class ReplicaReads:
         await asyncio.gather(self._sample(), *(self._follow(one) for one in self.replicas))
 
     async def settled(self) -> None:
-        """What is committed by now is found here by every later lookup."""
+        await super().settled()
         self._not_before = self._clock()
+
+    def heard(self, payload: str | None) -> None:
+        super().heard(payload)
+        change = None if payload is None else change_of(payload)
+        if change is None or not change.policy_id:
+            self._not_before = self._clock()
+        else:
+            self._change(change.tenant, change.policy_id)
+
+    def _change(self, tenant: str, policy_id: str) -> None:
+        self._changed[tenant, policy_id] = self._clock()
+        self._changed.move_to_end((tenant, policy_id))
+        if len(self._changed) > _POLICIES_AT_MOST:
+            # What is forgotten of one holds for all.
+            _, when = self._changed.popitem(last=False)
+            self._not_before = max(self._not_before, when)
 
     def lag(self, replica: Replica) -> float:
         """How much older than now what it holds may be, in seconds; infinite while not known."""
@@ -133,32 +160,23 @@ class ReplicaReads:
     async def find_nearest(self, query: NearestQuery) -> Found:
         return await self._find(query.place, lambda store: store.find_nearest(query))
 
-    async def answer(self, place: Place, entry_id: UUID) -> Answer | None:
-        return await self._store.answer(place, entry_id)
-
     async def put(self, entry: NewEntry) -> Stored:
-        return await self._store.put(entry)
-
-    async def add_alias(
-        self,
-        place: Place,
-        exact_key: bytes,
-        entry_id: UUID,
-        similarity: float,
-        revision: int | None = None,
-    ) -> None:
-        await self._store.add_alias(place, exact_key, entry_id, similarity, revision)
+        stored = await self._store.put(entry)
+        if stored.replaced:
+            self._change(entry.place.tenant, entry.place.policy_id)
+        return stored
 
     async def _find(self, place: Place, find: Callable[[EntryStore], Awaitable[Found]]) -> Found:
         known = self._revisions.get((place.tenant, place.policy_id))
-        replica = None if known is None else self._fresh()
+        replica = None if known is None else self._fresh(place)
         if replica is not None:
-            behind = self.lag(replica)
+            asked, as_of = self._clock(), replica.fresh_as_of
             found = await self._try(replica, find)
             # Another policy than the one to be judged under: only the primary knows which stands.
-            if found is not None and found.revision == known:
+            # Nor does it count what changed while the replica was asked.
+            if found is not None and found.revision == known and as_of >= self._changed_at(place):
                 replica.reads += 1
-                return dataclasses.replace(found, behind=behind)
+                return dataclasses.replace(found, behind=asked - as_of)
         found = await find(self._store)
         self._know(place.tenant, place.policy_id, found.revision)
         return found
@@ -177,15 +195,21 @@ class ReplicaReads:
             replica.rest(exc.message, self._clock())
         return None
 
-    def _fresh(self) -> Replica | None:
+    def _fresh(self, place: Place) -> Replica | None:
         """The next replica that is fresh enough; each in its turn."""
         now = self._clock()
-        oldest = max(now - self._lag, self._not_before)
+        lag = self._lag if self.notices.holds else min(self._lag, _UNHEARD_SECONDS)
+        oldest = max(now - lag, self._changed_at(place))
         fresh = [
             one for one in self.replicas if one.fresh_as_of >= oldest and now >= one.rests_until
         ]
         self._turn += 1
         return fresh[self._turn % len(fresh)] if fresh else None
+
+    def _changed_at(self, place: Place) -> float:
+        """As of when a replica must be fresh to know the last change that is known here."""
+        changed = self._changed.get((place.tenant, place.policy_id), _NEVER)
+        return max(self._not_before, changed)
 
     def _know(self, tenant: str, policy_id: str, revision: int) -> None:
         known = self._revisions.get((tenant, policy_id))

@@ -1,4 +1,4 @@
-"""Loads queries.sql: every statement by its name, with `{dimensions}` as the only placeholder."""
+"""Loads queries.sql: every statement by its name, with what its braces stand for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ from pathlib import Path
 from cachesvc.core.cells import CODE_DIMENSIONS
 
 _FILE = Path(__file__).with_name("queries.sql")
+# Of so many leaves all are compared, 1 to 2 ms; of more, the nearest are sought through the index.
+_RANKED = 1000
+# So many leaves are scanned. Of prompts that lie around 60 topics in a cell of 100,000 entries, 8
+# hold what is at cosine .94 in 999 of 1,000 cases, 12 in all; of 10^6 entries, or where nothing is
+# near anything else, it takes 20 (README, design notes).
+_PROBES, _MORE_PROBES = 12, 20
 _HEADING = re.compile(r"^-- (\w+) -- .+$", re.MULTILINE)
 
 
@@ -25,8 +31,17 @@ def statement(name: str) -> str:
 @cache
 def statement_for(name: str, dimensions: int) -> str:
     """A statement whose types and index depend on the number of dimensions."""
-    text = _statements()[name].replace("{dimensions}", str(int(dimensions)))
-    return text.replace("{coded}", str(int(dimensions) + CODE_DIMENSIONS))
+    values = {
+        "dimensions": dimensions,
+        "coded": dimensions + CODE_DIMENSIONS,
+        "ranked": _RANKED,
+        "probes": _PROBES,
+        "more_probes": _MORE_PROBES,
+    }
+    text = _statements()[name]
+    for placeholder, value in values.items():
+        text = text.replace(f"{{{placeholder}}}", str(int(value)))
+    return text
 
 
 def names() -> list[str]:

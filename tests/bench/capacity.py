@@ -76,7 +76,7 @@ async def fill(database: Database, workload: Workload) -> tuple[float, float]:
     columns = (*COLUMNS, "exact_key", "exact_expires_at")
     async with database.connection() as connection:
         await connection.execute(f"SET statement_timeout = 0; SET lock_timeout = 0; {DRAWN}")
-        await connection.execute(f"DROP INDEX IF EXISTS entries_by_vector_{DIMENSIONS}")
+        await connection.execute(f"DROP INDEX IF EXISTS leaves_by_vector_{DIMENSIONS}")
         began = time.perf_counter()
         for records in rows_of(workload):
             await connection.copy_records_to_table(

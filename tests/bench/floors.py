@@ -22,10 +22,11 @@ import numpy as np
 import uvloop
 from pgvector import HalfVector
 
-from cachesvc.core.cells import cell_of, code_of
+from cachesvc.core.cells import cell_of
 from cachesvc.edge.server import Listener, install_stop_signals, run
 from cachesvc.embed.factory import create
 from cachesvc.settings import Embed
+from cachesvc.store.leaves import tend
 from cachesvc.store.pool import connect
 from cachesvc.store.postgres import PostgresStore
 from tests.bench import questions, rows
@@ -43,13 +44,17 @@ REPLY = msgspec.msgpack.encode({"hit": True, "body": rows.BODY, "media_type": "t
 _HEADERS = [(b"content-type", b"application/msgpack"), (b"content-length", b"%d" % len(REPLY))]
 _COLUMNS = (
     *("tenant", "id", "policy_id", "scope", "exact_key", "space", "dimensions", "partition"),
-    *("prompt_hash", "embedding", "cell", "code", "body", "media_type", "prompt_text"),
+    *("prompt_hash", "embedding", "leaf", "body", "media_type", "prompt_text"),
     *("prompt_tokens", "completion_tokens", "model", "tags", "generation", "provenance"),
     *("created_at", "exact_expires_at", "semantic_expires_at"),
 )
-_INSERT = (
-    f"INSERT INTO entries ({', '.join(_COLUMNS)}) "
-    f"VALUES ({', '.join(f'${number + 1}' for number in range(len(_COLUMNS)))})"
+_VALUES = f"VALUES ({', '.join(f'${number + 1}' for number in range(len(_COLUMNS)))})"
+# The usual semantic cache: one table, its vectors in one HNSW index.
+_USUAL = (
+    "CREATE TABLE usual (LIKE entries INCLUDING ALL)",
+    f"INSERT INTO usual ({', '.join(_COLUMNS)}) SELECT {', '.join(_COLUMNS)} FROM entries",
+    f"CREATE INDEX ON usual USING hnsw ((embedding::halfvec({rows.DIMENSIONS})) "
+    f"halfvec_cosine_ops) WHERE dimensions = {rows.DIMENSIONS}",
 )
 
 
@@ -98,11 +103,11 @@ class Floors:
         match what.split():
             case ["fill", partition]:
                 vectors, base = rows.stored(partition), int(partition[:2]) * 10**5
-                # All of a cell that is walked is in the index, as after a while in service.
-                self._store.large.found(_cell(partition), large=partition == rows.LARGE)
                 return lambda number: self._store.put(
                     rows.entry(partition, base + number, vectors[number].tobytes())
                 )
+            case ["settle"]:
+                return lambda _: self._settle()
             case ["select"]:
                 return lambda _: self._database.rows("select 1")
             case ["exact"]:
@@ -117,9 +122,10 @@ class Floors:
             case ["plain", partition]:
                 plain = [_plain(partition, each) for each in rows.asked(partition)]
                 return lambda number: self._database.search(*plain[number % len(plain)])
-            case ["insert"]:
+            case ["insert", table]:
                 made = [_record(next(self._numbers)) for _ in range(count)]
-                return lambda number: self._insert(made[number])
+                insert = f"INSERT INTO {table} ({', '.join(_COLUMNS)}) {_VALUES}"
+                return lambda number: self._database.row(insert, *made[number])
             case ["embed"]:
                 embedder = create(Embed(), self._data_dir, lambda _: None)
                 assert embedder is not None
@@ -127,8 +133,15 @@ class Floors:
                 return lambda number: embedder.embed(texts[start + number])
         raise ValueError(what)
 
-    async def _insert(self, record: tuple[Any, ...]) -> None:
-        await self._database.row(_INSERT, *record)
+    async def _settle(self) -> None:
+        """What the service does bit by bit after the puts; and the usual table beside it."""
+        while self._store.growing.crowded() is not None:
+            await tend(self._database, self._store.growing)
+        async with self._database.connection() as connection:
+            await connection.execute("SET statement_timeout = 0")
+            for statement in _USUAL:
+                await connection.execute(statement, timeout=300)
+            await connection.execute("RESET statement_timeout")
 
 
 def _cell(partition: str) -> bytes:
@@ -141,7 +154,7 @@ async def _recorded(partition: str, vector: bytes) -> tuple[Any, ...]:
     """The statement and the values of a nearest lookup."""
     recorder = Recorder()
     store = PostgresStore(recorder)  # type: ignore[arg-type]
-    store.large.found(_cell(partition), large=partition == rows.LARGE)
+    store.growing.found(_cell(partition), split=partition == rows.LARGE)
     try:
         await store.find_nearest(rows.nearest(partition, vector))
     except LookupError:
@@ -150,25 +163,22 @@ async def _recorded(partition: str, vector: bytes) -> tuple[Any, ...]:
 
 
 def _plain(partition: str, vector: bytes) -> tuple[Any, ...]:
-    """The least that finds the same: by the code through the index, or by the cell and a sort."""
-    cell = _cell(partition)
-    unit = rows.nearest(partition, vector).vector
-    coded = rows.DIMENSIONS + len(code_of(cell))
+    """The least that finds the same: all of a small cell compared, or a walk where it is large."""
+    cell, size = _cell(partition), rows.DIMENSIONS
+    compared = f"embedding::halfvec({size}) <=> $1::halfvec({size})"
     if partition == rows.SMALL:
         query = (
-            "SELECT * FROM (SELECT id, body, embedding, "
-            f"embedding::halfvec({rows.DIMENSIONS}) <=> $1::halfvec({rows.DIMENSIONS}) AS distance "
-            "FROM entries WHERE tenant = $2 AND cell = $3 AND semantic_expires_at > now() "
+            f"SELECT * FROM (SELECT id, body, embedding, {compared} AS distance "
+            "FROM entries WHERE tenant = $2 AND leaf = $3 AND semantic_expires_at > now() "
             "ORDER BY semantic_expires_at LIMIT 2000) small ORDER BY distance LIMIT 4"
         )
-        return query, HalfVector(unit), rows.TENANT, cell
+        return query, HalfVector(rows.nearest(partition, vector).vector), rows.TENANT, cell
     query = (
-        "SELECT id, body, embedding FROM entries "
-        f"WHERE dimensions = {rows.DIMENSIONS} AND tenant = $2 AND cell = $3 "
-        "AND semantic_expires_at > now() "
-        f"ORDER BY (embedding || code)::halfvec({coded}) <=> $1::halfvec({coded}) LIMIT 4"
+        f"SELECT id, body, embedding FROM usual WHERE dimensions = {size} AND tenant = $2 "
+        f"AND partition = '\\x{partition}' AND semantic_expires_at > now() "
+        f"ORDER BY {compared} LIMIT 4"
     )
-    return query, HalfVector(np.concatenate([unit, code_of(cell)])), rows.TENANT, cell
+    return query, HalfVector(rows.nearest(partition, vector).vector), rows.TENANT
 
 
 def _record(number: int) -> tuple[Any, ...]:
@@ -181,7 +191,7 @@ def _record(number: int) -> tuple[Any, ...]:
     return (
         *(rows.TENANT, uuid4(), rows.POLICY, rows.SCOPE, bytes.fromhex(rows.key_of(number))),
         *(rows.SPACE, rows.DIMENSIONS, partition, hashlib.sha256(prompt).digest()),
-        *(HalfVector(vector / np.linalg.norm(vector)), cell, HalfVector(code_of(cell))),
+        *(HalfVector(vector / np.linalg.norm(vector)), cell),
         *(rows.BODY, "text/plain", prompt, 5, 50, "", [], 1, "", now, expires, expires),
     )
 

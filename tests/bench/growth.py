@@ -23,12 +23,14 @@ import numpy as np
 
 from cachesvc.core.model import Answer
 from cachesvc.core.policy import Policy
+from cachesvc.service.leaves import tend_leaves
 from cachesvc.service.sweep import reap
 from cachesvc.service.telemetry import Telemetry
 from cachesvc.settings import Settings
 from cachesvc.store.admin import PostgresAdmin
 from cachesvc.store.base import NearestQuery, NewEntry, Place
 from cachesvc.store.embedded import EmbeddedPostgres
+from cachesvc.store.growing import Bounds, GrowingLeaves
 from cachesvc.store.migrate import migrate_in_subprocess
 from cachesvc.store.pool import connect
 from cachesvc.store.postgres import PostgresStore
@@ -41,13 +43,12 @@ if TYPE_CHECKING:
 
 HOURS = 24
 SERVER = {"fsync": "off", "autovacuum": "on", "autovacuum_naptime": "1s"}
-_INDEX = "entries_by_vector_384"
 _PLACES = [Place("growth", name, "shared") for name in ("expiring", "full")]
 _CALLERS = 4
 _SIZES = """
 SELECT
     pg_relation_size('entries') AS heap, pg_table_size('entries') AS with_bodies,
-    pg_relation_size($1::text::regclass) AS walked, pg_indexes_size('entries') AS indexes,
+    pg_total_relation_size('leaves') AS leaves, pg_indexes_size('entries') AS indexes,
     (SELECT count(*) FROM entries) AS rows,
     (SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'entries') AS dead,
     (SELECT autovacuum_count FROM pg_stat_user_tables WHERE relname = 'entries') AS vacuums
@@ -59,7 +60,7 @@ class Hour(NamedTuple):
 
     heap: int
     with_bodies: int
-    walked: int  # the HNSW index
+    leaves: int  # with their HNSW indexes
     indexes: int
     rows: int
     dead: int
@@ -93,21 +94,26 @@ class Day:
         for place, policy in zip(_PLACES, policies, strict=True):
             await admin.save_policy(place.tenant, place.policy_id, policy)
         settings = Settings()
-        sweeper = asyncio.create_task(
-            reap(settings, admin, records, Telemetry(settings), every=self._seconds / 20)
+        growing = GrowingLeaves(lambda _: Bounds(cell=50, leaf=20))
+        store = PostgresStore(database, growing=growing)
+        sweepers = (
+            reap(settings, admin, records, Telemetry(settings), every=self._seconds / 20),
+            tend_leaves(database, growing, admin, every=0.01, sweep=self._seconds),
         )
+        tasks = [asyncio.create_task(sweeper) for sweeper in sweepers]
         watcher = await asyncpg.connect(self._url)
         try:
             passed: list[Hour] = []
             for number in range(hours):
-                made = await self._hour(PostgresStore(database))
-                row = await watcher.fetchrow(_SIZES, _INDEX)
+                made = await self._hour(store)
+                row = await watcher.fetchrow(_SIZES)
                 passed.append(Hour._make([*row.values(), made, *self._times()]))
                 told(number + 1, passed[-1])
             return passed
         finally:
-            sweeper.cancel()
-            await asyncio.gather(sweeper, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await watcher.close()
             await database.close()
 
@@ -154,7 +160,7 @@ def growth(hours: list[Hour]) -> dict[str, float]:
     return {
         name: statistics.median(getattr(hour, name) for hour in end)
         / statistics.median(getattr(hour, name) for hour in steady)
-        for name in ("heap", "with_bodies", "walked", "indexes")
+        for name in ("heap", "with_bodies", "leaves", "indexes")
     }
 
 

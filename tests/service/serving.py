@@ -19,7 +19,7 @@ from cachesvc.errors import Unauthenticated
 from cachesvc.service.app import create_app
 from cachesvc.service.hot import HotGauges
 from cachesvc.service.identity import LOCAL, Caller, Identities
-from cachesvc.service.run import hot_store
+from cachesvc.service.run import hot_store, open_notices
 from cachesvc.service.telemetry import Telemetry
 from cachesvc.settings import Service, Settings
 from cachesvc.store.admin import PostgresAdmin
@@ -123,7 +123,8 @@ class Running:
             statement_timeout_ms=settings.service.statement_timeout_ms,
         )
         telemetry, store = Telemetry(settings), PostgresStore(database)
-        self.hot = hot_store(settings.service, store)
+        notices = open_notices(settings.service, database)
+        self.hot = hot_store(settings.service, store, notices)
         app = create_app(
             settings,
             self.hot or store,
@@ -135,7 +136,7 @@ class Running:
         listening = None
         if self.hot:
             telemetry.registry.register(HotGauges(self.hot))
-            listening = asyncio.create_task(self.hot.notices.run())
+            listening = asyncio.create_task(notices.run(self.hot.heard))
 
         def ready(urls: list[str]) -> None:
             self.url = urls[0]

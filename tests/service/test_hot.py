@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -155,10 +156,13 @@ def test_a_replica_that_may_have_missed_something_forgets_everything(
     assert until_hot(b, policy_id, exact_key=KEY)["response"] == {"answer": 44}
 
 
+@pytest.mark.parametrize("listens", ["nowhere", "to another database"])
 def test_nothing_comes_from_memory_where_no_notification_can_be_heard(
-    module_database_url: str,
+    module_database_url: str, listens: str
 ) -> None:
-    with Running(module_database_url, {"listen_url": NOWHERE}) as service:
+    other = urlsplit(module_database_url)._replace(path="/cachesvc").geturl()
+    listen_url = NOWHERE if listens == "nowhere" else other
+    with Running(module_database_url, {"listen_url": listen_url}) as service:
         api = Api(service.url)
         policy_id = api.policy()
         api.put(policy_id, exact_key=KEY)

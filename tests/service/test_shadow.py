@@ -190,7 +190,7 @@ async def test_a_database_that_is_away_costs_the_record_and_tells_no_prompt(
     records, telemetry = Records(away=True), Telemetry(Settings())
     shadow = Shadow(records, telemetry)  # type: ignore[arg-type]
     hit(shadow)
-    assert "secret" not in repr(list(shadow._waiting))
+    assert "secret" not in repr(shadow._batches._waiting)
     await shadow.drain(5)
     assert dropped(telemetry) == 1
     assert "recording shadow hits" in caplog.text

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cachesvc.core.cells import cell_of
 from cachesvc.core.model import Answer
 from cachesvc.core.policy import Policy
 from cachesvc.store.base import ExactQuery, NearestQuery, NewEntry, Place
@@ -56,12 +55,6 @@ def nearest(vector: Vector, place: Place = PLACE, **fields: Any) -> NearestQuery
     fields.setdefault("partition", b"")
     fields.setdefault("space", "")
     return NearestQuery(place, vector=vector, **fields)
-
-
-def indexed(stores: Stores, place: Place = PLACE, dimensions: int = DIMENSIONS) -> None:
-    """From now on what is put there goes into the HNSW index, as in a large cell."""
-    cell = cell_of(place.tenant, place.policy_id, place.scope, "", dimensions, b"")
-    stores.entries.large.found(cell, large=True)
 
 
 async def save(stores: Stores, ttl: int, semantic: int | None = None) -> None:

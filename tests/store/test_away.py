@@ -18,6 +18,7 @@ from cachesvc.core.policy import Policy
 from cachesvc.errors import StoreRefused, StoreUnavailable
 from cachesvc.store.admin import PostgresAdmin
 from cachesvc.store.embedded import EmbeddedPostgres
+from cachesvc.store.leases import Hold
 from cachesvc.store.migrate import migrate_in_subprocess
 from cachesvc.store.pool import connect
 from cachesvc.store.postgres import PostgresStore
@@ -121,7 +122,7 @@ async def test_a_slow_statement_ends_in_time_and_the_next_one_works(database_url
 
 async def test_a_pool_that_is_used_up_makes_nobody_wait_for_ever(database_url: str) -> None:
     database = await connect(database_url, size=2, statement_timeout_ms=100)
-    async with database.connection():
+    async with Hold(database._searching):
         started = time.monotonic()
         with pytest.raises(StoreUnavailable, match="in time"):
             await PostgresStore(database).find_nearest(nearest(unit(1)))

@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from cachesvc.core.model import Answer
 from cachesvc.store.hot import HotStore
+from cachesvc.store.notices import Notices
 from tests.postgres import POLICY, TENANT, Stores
 from tests.store.entries import exact, near, nearest, new, save, unit
 from tests.store.waiting import until
@@ -26,8 +27,9 @@ MOST_BYTES = 1_000_000
 @pytest_asyncio.fixture
 async def hot(stores: Stores) -> AsyncIterator[HotStore]:
     await save(stores, 3600)
-    store = HotStore(stores.entries, stores.url, most_bytes=MOST_BYTES, ttl_seconds=60)
-    listening = asyncio.create_task(store.notices.run())
+    notices = Notices(stores.url, stores.database)
+    store = HotStore(stores.entries, notices, most_bytes=MOST_BYTES, ttl_seconds=60)
+    listening = asyncio.create_task(notices.run(store.heard))
 
     async def trusted() -> bool:
         return store.notices.holds
@@ -66,14 +68,13 @@ async def test_what_has_expired_in_memory_hides_nothing_that_lives(stores: Store
     ahead = [0.0]
     await save(stores, 3600)
     loop = asyncio.get_running_loop()
-    hot = HotStore(
-        stores.entries,
-        stores.url,
-        most_bytes=MOST_BYTES,
-        ttl_seconds=1000,
-        clock=lambda: loop.time() + ahead[0],
-    )
-    listening = asyncio.create_task(hot.notices.run())
+
+    def clock() -> float:
+        return loop.time() + ahead[0]
+
+    notices = Notices(stores.url, stores.database, clock=clock)
+    hot = HotStore(stores.entries, notices, most_bytes=MOST_BYTES, ttl_seconds=1000, clock=clock)
+    listening = asyncio.create_task(hot.notices.run(hot.heard))
 
     async def trusted() -> bool:
         return hot.notices.holds
@@ -102,7 +103,7 @@ async def test_whatever_cannot_be_understood_may_mean_anything(hot: HotStore, pa
     before = hot.hits["exact"]
     await hot.find_exact(exact("a"))
     assert hot.hits["exact"] == before + 1
-    hot._heard(payload)
+    hot.heard(payload)
     await hot.find_exact(exact("a"))
     assert hot.hits["exact"] == before + 1
 
@@ -151,6 +152,6 @@ async def test_changes_of_others_leave_copies_alone(hot: HotStore) -> None:
     await hot.put(new("a"))
     await hot.find_exact(exact("a"))
     for change in ([TENANT, "other"], ["other", POLICY], [TENANT, POLICY, ["no such entry"]]):
-        hot._heard(json.dumps(change))
+        hot.heard(json.dumps(change))
     await hot.find_exact(exact("a"))
     assert hot.hits["exact"] == 1

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from cachesvc.store.hot import HotStore
+from cachesvc.store.notices import Notices
 from cachesvc.store.postgres import PostgresStore
 from tests.postgres import POLICY, TENANT, Stores
 from tests.store.entries import exact, near, nearest, new, save, unit
@@ -47,8 +48,8 @@ class Slow(PostgresStore):
 async def hot(stores: Stores) -> AsyncIterator[tuple[HotStore, Slow]]:
     await save(stores, 3600)
     slow = Slow(stores)
-    store = HotStore(slow, stores.url, most_bytes=10**6, ttl_seconds=60)
-    listening = asyncio.create_task(store.notices.run())
+    store = HotStore(slow, Notices(stores.url, stores.database), most_bytes=10**6, ttl_seconds=60)
+    listening = asyncio.create_task(store.notices.run(store.heard))
 
     async def trusted() -> bool:
         return store.notices.holds
@@ -94,7 +95,7 @@ async def test_a_reading_under_way_while_something_changes_is_not_kept(
         await store.put(new("a", vector=unit(1)))
     else:
         policy = json.dumps([TENANT, POLICY]) if change == "purge" else None
-        store._heard(policy)
+        store.heard(policy)
     slow.let_go.set()
     old = (await by_key).candidates[0].entry_id
     await by_vector
@@ -110,7 +111,7 @@ async def test_many_changes_are_forgotten_all_at_once_and_not_one_by_one(
     await store.put(new("a", vector=unit(1)))
     assert await queries(store, slow) == 2
     for number in range(100_100):
-        store._heard(json.dumps([TENANT, f"other {number}"]))
+        store.heard(json.dumps([TENANT, f"other {number}"]))
     assert await queries(store, slow) == 2
     assert len(store._changed) < 100_001
 

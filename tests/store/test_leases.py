@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cachesvc.errors import StoreRefused, StoreUnavailable
-from cachesvc.store.pool import connect
+from cachesvc.store.pool import HOUSEKEEPERS, connect
 from tests.store.waiting import until
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ async def test_statements_one_after_another_share_a_connection(stores: Stores) -
 
 
 async def test_statements_at_once_use_every_connection_and_no_more(stores: Stores) -> None:
-    """The pools have four connections each; whoever comes fifth waits, and is served."""
+    """There are four for lookups by key; whoever comes fifth waits, and is served."""
 
     async def pid() -> int:
         return int((await stores.database.row("SELECT pg_backend_pid(), pg_sleep(0.02)"))[0])
@@ -34,14 +34,18 @@ async def test_statements_at_once_use_every_connection_and_no_more(stores: Store
 
 async def test_who_waits_for_a_connection_gets_the_one_that_comes_back(stores: Stores) -> None:
     database = stores.database
-    held = [database.connection() for _ in range(4)]
-    for one in held:
-        await one.__aenter__()
-    waiting = [asyncio.create_task(database.search("SELECT 1")) for _ in range(8)]
+    held = [database.connection() for _ in range(HOUSEKEEPERS)]
+    pids = {await (await one.__aenter__()).fetchval(WHO) for one in held}
+
+    async def pid() -> int:
+        async with database.connection() as connection:
+            return int(await connection.fetchval(WHO))
+
+    waiting = [asyncio.create_task(pid()) for _ in range(8)]
     await asyncio.sleep(0)
     for one in held:
         await one.__aexit__(None, None, None)
-    assert [row[0] for rows in await asyncio.gather(*waiting) for row in rows] == [1] * 8
+    assert set(await asyncio.gather(*waiting)) == pids
 
 
 async def test_a_refused_or_cancelled_statement_leaves_nothing_behind(stores: Stores) -> None:

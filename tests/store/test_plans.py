@@ -51,59 +51,77 @@ async def fill(stores: Stores, scope: str, number: int) -> None:
 
 async def _fill(stores: Stores, scope: str, number: int, same: str) -> None:
     await stores.database.row(
-        f"INSERT INTO entries (id, scope, cell, code, embedding, prompt_hash, {same}) "
-        "SELECT gen_random_uuid(), $1, $3, $4::halfvec, (SELECT array_agg(random() - 0.5)::halfvec "
+        f"INSERT INTO entries (id, scope, leaf, embedding, prompt_hash, {same}) "
+        "SELECT gen_random_uuid(), $1, $3, (SELECT array_agg(random() - 0.5)::halfvec "
         f"FROM generate_series(1, 384) WHERE n > 0), gen_random_uuid()::text::bytea, {same} "
         "FROM (SELECT * FROM entries LIMIT 1) e, generate_series(1, $2::int) n",
         scope,
         number,
         cell_in(scope),
-        HalfVector(code_of(cell_in(scope))),
     )
 
 
-async def ran(stores: Stores, scope: str, exact_rows: int = 2000) -> dict[str, bool]:
-    """The indexes in the plan of a walk in `scope`, and which of them were really scanned."""
+async def split(stores: Stores, scope: str, leaves: int) -> None:
+    """So many leaves of the cell, with nothing in them."""
+    cell = cell_in(scope)
+    names = [f"{scope} {number}".encode() for number in range(leaves)]
+    centroids = [HalfVector(unit(number)) for number in range(leaves)]
+    values = TENANT, cell, HalfVector(code_of(cell)), names, centroids
+    await stores.database.row(statement("add_leaves"), *values)
+
+
+async def ran(stores: Stores, name: str, scope: str) -> dict[str, bool]:
+    """The indexes in the plan of a search of `scope`, and which of them were really scanned."""
     vector = unit(2)
-    coded = np.concatenate([vector, code_of(cell_in(scope))])
+    coded = HalfVector(np.concatenate([vector, code_of(cell_in(scope))]))
     places = TENANT, POLICY, scope, "", b""
-    searched = HalfVector(coded), cell_in(scope), exact_rows
+    searched = (coded, cell_in(scope), 1000) if name == "find_nearest" else (cell_in(scope), 1000)
     async with stores.database.connection() as connection:
         plan = await connection.fetchval(
-            "EXPLAIN (ANALYZE, FORMAT JSON) " + statement_for("find_nearest", 384),
+            "EXPLAIN (ANALYZE, FORMAT JSON) " + statement_for(name, 384),
             *(*places, HalfVector(vector), 4, FOREVER, 0.92, *searched),
         )
-    _size, *search = json.loads(plan)[0]["Plan"]["Plans"]
-    return {scan["Index Name"]: scan["Actual Loops"] > 0 for scan in scans(search)}
+    used: dict[str, bool] = {}
+    for scan in scans(json.loads(plan)[0]["Plan"]["Plans"]):
+        index = scan["Index Name"]
+        used[index] = used.get(index, False) or scan["Actual Loops"] > 0
+    return used
 
 
 def scans(plans: list[Any]) -> Iterator[Any]:
-    """The index scans of `entries` in and below these plans."""
+    """The index scans of entries and leaves in and below these plans."""
     for plan in plans:
-        if plan.get("Index Name", "").startswith("entries_"):
+        if plan.get("Index Name", "").startswith(("entries_", "leaves_")):
             yield plan
         yield from scans(plan.get("Plans", []))
 
 
-async def test_a_large_cell_is_walked_through_its_index_and_a_small_one_is_not(
-    stores: Stores,
+@pytest.mark.parametrize("analysed", [False, True])
+async def test_each_cell_is_searched_through_the_index_that_is_made_for_it(
+    stores: Stores, analysed: bool
 ) -> None:
     await save(stores, 3600)
     await stores.entries.put(new(vector=unit(1)))
-    await fill(stores, "large", 2500)
-    await fill(stores, "small", 20)
-    walked = "entries_by_vector_384"
+    await fill(stores, "some", 500)
+    await fill(stores, "many", 500)
+    await split(stores, "some", 900)
+    await split(stores, "many", 1100)
+    if analysed:
+        async with stores.database.connection() as connection:
+            await connection.execute("ANALYZE entries, leaves")
     for _ in range(7):  # after five uses a prepared statement may fall to another plan
-        assert (await ran(stores, "large"))[walked]
-        assert not (await ran(stores, "small"))[walked]
-    async with stores.database.connection() as connection:
-        await connection.execute("ANALYZE entries")
-    for exact_rows, large in ((2499, True), (2500, False)):
-        assert await ran(stores, "large", exact_rows) == {
-            walked: large,
-            "entries_waiting": large,
-            "entries_pkey": False,
-        }
+        scanned = await ran(stores, "scan_cell", "small")
+        assert scanned["entries_by_leaf"]
+        assert set(scanned) <= {"entries_by_leaf", "entries_pkey", "leaves_by_cell"}
+        for scope, walked in (("some", False), ("many", True)):
+            used = await ran(stores, "find_nearest", scope)
+            assert used["entries_by_leaf"]
+            assert used["leaves_by_cell"]
+            assert used["leaves_by_vector_384"] is walked
+            assert set(used) <= {
+                *("entries_by_leaf", "entries_pkey", "leaves_by_cell", "leaves_splitting"),
+                "leaves_by_vector_384",
+            }
 
 
 @pytest.mark.parametrize("analysed", [False, True])

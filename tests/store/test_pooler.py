@@ -90,14 +90,16 @@ async def test_a_pooler_that_hides_is_told_by_a_setting(database_url: str) -> No
 @pytest.mark.parametrize("ignored", ["", "synchronous_commit"])
 async def test_no_copy_is_trusted_through_a_pooler(database_url: str, ignored: str) -> None:
     """With one server session the beats would come back, and changes of others would not."""
+    database = await connect(database_url)
     with pgbouncer(database_url, ignored=ignored) as url:
-        notices = Notices(url, lambda _: None)
-        listening = asyncio.create_task(notices.run())
+        notices = Notices(url, database)
+        listening = asyncio.create_task(notices.run(lambda _: None))
         for _ in range(20):
             await asyncio.sleep(0.05)
             assert not notices.holds
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
+    await database.close()
 
 
 def test_a_database_can_be_migrated_and_examined_through_a_pooler(empty_database_url: str) -> None:

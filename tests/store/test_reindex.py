@@ -7,23 +7,29 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
+from pgvector import HalfVector
 
+from cachesvc.core.cells import code_of
 from cachesvc.errors import Invalid, StartError
 from cachesvc.store.reindex import INDEX_LOCK_KEY, Progress, reindex, vacuum
-from tests.store.entries import indexed, near, nearest, new, save, unit
+from cachesvc.store.sql import statement
+from tests.postgres import TENANT
+from tests.store.entries import near, nearest, new, save, unit
 from tests.store.waiting import until
 
 if TYPE_CHECKING:
     from tests.postgres import Stores
 
-INDEX = "entries_by_vector_384"
+INDEX = "leaves_by_vector_384"
 
 
-async def fill(stores: Stores, rows: int) -> None:
+async def fill(stores: Stores, leaves: int) -> None:
     await save(stores, 3600)
-    indexed(stores)
-    for number in range(rows):
-        await stores.entries.put(new(str(number), vector=unit(number)))
+    await stores.entries.put(new("a", vector=unit(3)))
+    code = HalfVector(code_of(b"cell"))
+    for number in range(leaves):
+        one = [number.to_bytes(2, "big")], [HalfVector(unit(number))]
+        await stores.database.row(statement("add_leaves"), TENANT, b"cell", code, *one)
 
 
 async def invalid(stores: Stores) -> list[str]:
@@ -39,7 +45,7 @@ async def is_left(stores: Stores) -> bool:
 
 async def test_an_index_that_has_seen_rows_come_and_go_gets_small_again(stores: Stores) -> None:
     await fill(stores, 300)
-    await stores.database.row("DELETE FROM entries WHERE prompt_tokens > 0")
+    await stores.database.row("DELETE FROM leaves")
     await fill(stores, 5)
     (rebuilt,) = await reindex(stores.url, INDEX)
     assert rebuilt.name == INDEX
@@ -60,7 +66,7 @@ async def test_what_a_broken_off_rebuilding_left_is_removed(stores: Stores) -> N
     async with stores.database.connection() as holder:
         old = holder.transaction()
         await old.start()
-        await holder.execute("UPDATE entries SET model = 'x'")
+        await holder.execute("UPDATE leaves SET closed_at = now()")
         running = asyncio.create_task(reindex(stores.url, INDEX, every=0.02))
         await until(lambda: is_left(stores))
         running.cancel()

@@ -10,10 +10,9 @@ from uuid import uuid4
 import pytest
 from pgvector import HalfVector
 
-from cachesvc.core.cells import cell_of, code_of
+from cachesvc.core.cells import cell_of
 from cachesvc.store.base import NearestQuery, Place
-from cachesvc.store.migrate import add_index
-from cachesvc.store.postgres import exact_rows
+from cachesvc.store.leaves import tend
 from tests.postgres import POLICY, TENANT, Stores
 from tests.store.entries import PLACE, near, nearest, new, save, unit
 
@@ -27,7 +26,7 @@ SMALL, LARGE = 40, 1200
 SCOPES = 12
 COLUMNS = (
     *("tenant", "id", "policy_id", "scope", "space", "dimensions", "partition", "prompt_hash"),
-    *("embedding", "cell", "code", "body", "prompt_text", "prompt_tokens", "completion_tokens"),
+    *("embedding", "leaf", "body", "prompt_text", "prompt_tokens", "completion_tokens"),
     *("model", "tags", "generation", "provenance", "created_at", "semantic_expires_at"),
 )
 
@@ -37,19 +36,27 @@ async def fill(
 ) -> list[UUID]:
     """Entries of these vectors in `scope`, as puts would leave them; their ids."""
     cell = cell_of(TENANT, POLICY, scope, "", vectors[0].size, b"")
-    code, now = HalfVector(code_of(cell)), datetime.now(timezone.utc)
+    now = datetime.now(timezone.utc)
     until = now + timedelta(hours=-1 if expired else 1)
     ids = [uuid4() for _ in vectors]
     rows: list[tuple[Any, ...]] = [
         (
             *(TENANT, id, POLICY, scope, "", vector.size, b"", id.bytes, HalfVector(vector)),
-            *(cell, code, b"{}", b"", 0, 0, "", [], 1, "", now - timedelta(seconds=9), until),
+            *(cell, b"{}", b"", 0, 0, "", [], 1, "", now - timedelta(seconds=9), until),
         )
         for id, vector in zip(ids, vectors, strict=True)
     ]
     async with stores.database.connection() as connection:
         await connection.copy_records_to_table("entries", records=rows, columns=COLUMNS)
     return ids
+
+
+async def split(stores: Stores, scope: str) -> None:
+    """As the service does when it has found that the cell has outgrown scanning."""
+    growing = stores.entries.growing
+    growing.add(TENANT, cell_of(TENANT, POLICY, scope, "", D, b""))
+    while growing.crowded() is not None:
+        await tend(stores.database, growing)
 
 
 def query(scope: str, vector: Vector, **fields: Any) -> NearestQuery:
@@ -71,7 +78,7 @@ async def test_the_same_prompts_in_every_scope_are_found_in_each(stores: Stores)
     prompts = [unit(number, D) for number in range(LARGE)]
     ids = {f"scope {n}": await fill(stores, f"scope {n}", prompts[:400]) for n in range(SCOPES)}
     ids["large"] = await fill(stores, "large", prompts)
-    assert await add_index(stores.url, D)
+    await split(stores, "large")
     for scope in ("scope 0", "scope 7", "large"):
         few = slice(0, 400, 4)
         assert await found(stores, scope, prompts[:400][few], ids[scope][:400][few]) >= 0.99
@@ -85,7 +92,7 @@ async def test_expired_rows_that_wait_for_removal_hide_nothing(stores: Stores, r
     dead = [near(vector, 0.99, number) for number, vector in enumerate(prompts)]
     await fill(stores, "s", dead, expired=True)
     ids = await fill(stores, "s", prompts)
-    assert await add_index(stores.url, D)
+    await split(stores, "s")
     few = slice(0, rows, rows // 40)
     assert await found(stores, "s", prompts[few], ids[few]) >= 0.99
 
@@ -93,7 +100,7 @@ async def test_expired_rows_that_wait_for_removal_hide_nothing(stores: Stores, r
 async def test_what_was_put_just_now_is_found(stores: Stores) -> None:
     await save(stores, 3600)
     await fill(stores, "shared", [unit(number, D) for number in range(LARGE)])
-    assert await add_index(stores.url, D)
+    await split(stores, "shared")
     for number in range(50):
         vector = unit(10_000 + number, D)
         stored = await stores.entries.put(new(str(number), vector=vector))
@@ -107,11 +114,11 @@ async def test_a_cell_of_the_same_name_leaks_nothing(stores: Stores, rows: int) 
     await save(stores, 3600)
     prompts = [unit(number, D) for number in range(rows)]
     ids = await fill(stores, "alice", prompts)
-    assert await add_index(stores.url, D)
-    cell = cell_of(TENANT, POLICY, "mallory", "", D, b"")
-    await stores.database.row(
-        "UPDATE entries SET cell = $1, code = $2::halfvec", cell, HalfVector(code_of(cell))
-    )
+    await split(stores, "alice")
+    alice, mallory = (cell_of(TENANT, POLICY, name, "", D, b"") for name in ("alice", "mallory"))
+    await stores.database.row("UPDATE entries SET leaf = $2 WHERE leaf = $1", alice, mallory)
+    await stores.database.row("UPDATE leaves SET cell = $2 WHERE cell = $1", alice, mallory)
+    stores.entries.growing.found(alice, split=False)
     for number in range(0, rows, rows // 20):
         candidates = await stores.entries.find_nearest(query("mallory", prompts[number]))
         assert candidates.candidates == ()
@@ -135,9 +142,3 @@ async def test_every_part_of_a_cell_keeps_its_vectors_apart(stores: Stores, part
             place.tenant, place.policy_id, (await stores.admin.policies(TENANT))[0].policy
         )
     assert not (await stores.entries.find_nearest(nearest(vector, place, **fields))).candidates
-
-
-def test_a_longer_vector_is_scanned_for_in_fewer_rows() -> None:
-    rows = [exact_rows(dimensions) for dimensions in (1, 384, 768, 1536, 3984)]
-    assert rows == sorted(rows, reverse=True)
-    assert rows == [1000, 1000, 500, 250, 250]

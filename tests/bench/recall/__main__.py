@@ -30,17 +30,14 @@ from cachesvc.store.embedded import EmbeddedPostgres
 from cachesvc.store.migrate import migrate_in_subprocess
 from cachesvc.store.pool import connect
 from cachesvc.store.postgres import PostgresStore
-from cachesvc.store.sql import statement_for
 from tests.bench.recall.data import (
-    COLUMNS,
-    DIMENSIONS,
-    DRAWN,
     POLICY,
     SPACE,
     TENANT,
     Workload,
     id_of,
 )
+from tests.bench.recall.loading import load
 from tests.bench.recall.ways import EXACT, OURS, WAYS, WIDTHS, Searcher, Way
 
 if TYPE_CHECKING:
@@ -105,33 +102,6 @@ def widths() -> list[partial[Workload]]:
         partial(Workload, f"2 cells of 10,000 among {cells:,}", [10_000] * 2 + [1] * cells, True)
         for cells in (100, 10_000, 1_000_000)
     ]
-
-
-async def load(database: Database, workload: Workload) -> None:
-    """Fill the table, index it, gather statistics; says how long it took and what it takes."""
-    async with database.connection() as connection:
-        await connection.execute(f"SET statement_timeout = 0; TRUNCATE entries; {DRAWN}")
-        await connection.execute("DROP INDEX IF EXISTS other")
-        await connection.execute(f"DROP INDEX IF EXISTS entries_by_vector_{DIMENSIONS}")
-        began = time.perf_counter()
-        for number, records in enumerate(workload.records()):
-            await connection.copy_records_to_table(
-                "entries", records=records, columns=COLUMNS, timeout=600
-            )
-            console.print(f"  {number * len(records):,} of {workload.rows:,} rows", end="\r")
-        copied = time.perf_counter() - began
-        create = statement_for("create_index", DIMENSIONS).replace("CONCURRENTLY", "")
-        began = time.perf_counter()
-        await connection.execute(create, timeout=7200)
-        built = time.perf_counter() - began
-        await connection.execute("VACUUM ANALYZE entries", timeout=600)
-        size = await connection.fetchval(
-            f"SELECT pg_relation_size('entries_by_vector_{DIMENSIONS}')"
-        )
-    console.print(
-        f"  {workload.rows:,} rows copied in {copied:.0f} s, indexed in {built:.0f} s, "
-        f"index {size / 1e6:,.0f} MB"
-    )
 
 
 async def measure(workload: Workload, way: Way, database: Database, asked: int) -> list[Figures]:
@@ -217,7 +187,7 @@ async def run(options: argparse.Namespace, server: EmbeddedPostgres) -> list[Fig
                 continue
             workload = make()
             console.print(f"[bold]{workload.name}")
-            await load(database, workload)
+            await load(database, workload, console)
             own += await compare(workload, database, options)
     finally:
         await database.close()

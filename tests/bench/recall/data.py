@@ -13,7 +13,6 @@ from pgvector import HalfVector
 from cachesvc.core.cells import cell_of, code_of
 from cachesvc.core.vectors import read_vector
 from cachesvc.store.base import Place
-from cachesvc.store.postgres import exact_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,10 +30,10 @@ _BODY = b"x" * 800
 _COPIED = 20_000
 COLUMNS = (
     *("tenant", "id", "policy_id", "scope", "space", "dimensions", "partition", "prompt_hash"),
-    *("embedding", "cell", "code", "body", "prompt_text", "prompt_tokens", "completion_tokens"),
+    *("embedding", "leaf", "body", "prompt_text", "prompt_tokens", "completion_tokens"),
     *("model", "tags", "generation", "provenance", "created_at", "semantic_expires_at", "drawn"),
 )
-# For the ways that index everything: the code of every row, of small cells, too.
+# For the ways that index every entry: its cell's code.
 DRAWN = "ALTER TABLE entries ADD COLUMN IF NOT EXISTS drawn halfvec"
 
 
@@ -98,13 +97,19 @@ class Workload:
         vector = self.stored[scope][index] if lives else self.like(scope, index % size, 0.99)
         name = self.place(scope).scope
         cell = cell_of(TENANT, POLICY, name, SPACE, DIMENSIONS, b"")
-        id, drawn = id_of(scope, index), HalfVector(code_of(cell))
-        code = drawn if size > exact_rows(DIMENSIONS) else None
+        id = id_of(scope, index)
         return (
             *(TENANT, id, POLICY, name, SPACE, DIMENSIONS, b"", id.bytes, HalfVector(vector)),
-            *(cell, code, _BODY, b"a prompt", 0, 0, "", [], 1, ""),
-            *(now - timedelta(minutes=1), now + timedelta(days=1 if lives else -1), drawn),
+            *(cell, _BODY, b"a prompt", 0, 0, "", [], 1, ""),
+            *(now - timedelta(minutes=1), now + timedelta(days=1 if lives else -1)),
+            HalfVector(code_of(cell)),
         )
+
+    def cells(self) -> Iterator[bytes]:
+        """The name of each scope's cell."""
+        for scope in range(len(self.sizes)):
+            name = self.place(scope).scope
+            yield cell_of(TENANT, POLICY, name, SPACE, DIMENSIONS, b"")
 
     def like(self, scope: int, index: int, cosine: float) -> Vector:
         """Another wording of a stored prompt."""

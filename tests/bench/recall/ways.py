@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from cachesvc.store.base import Place
     from cachesvc.store.pool import Database
 
-_EVERYTHING = 1_000_000_000
 _BUILD = "m = 16, ef_construction = 200"
-_ROWS = (
-    "SELECT id FROM entries WHERE tenant = $2 AND policy_id = $3 AND scope = $4 AND space = $5"
-    f" AND dimensions = {DIMENSIONS} AND semantic_expires_at > now() ORDER BY"
+_ALL = (
+    "FROM entries WHERE tenant = $2 AND policy_id = $3 AND scope = $4 AND space = $5"
+    f" AND dimensions = {DIMENSIONS} AND exact_key IS NULL AND semantic_expires_at > now()"
 )
+_ROWS = f"SELECT id {_ALL} ORDER BY"
 
 
 def _searched(code: int) -> str:
@@ -41,16 +41,22 @@ class Way:
     """One way to search: settings of the connection, and what is asked.
 
     `code` is how many dimensions of the code are appended, in an index of all rows; None stands
-    for the store's own statement and index, and `scanned` for another bound of its exact scan.
+    for the store's own statement and index, or for all rows of the scope, compared one by one.
     """
 
     name: str
     code: int | None = None
     settings: dict[str, str] = field(default_factory=dict)
-    scanned: int | None = None
+    exact: bool = False
 
     @property
     def query(self) -> str:
+        if self.exact:
+            return (
+                "SELECT id FROM ("
+                f"SELECT id, embedding <=> $1 AS distance {_ALL} OFFSET 0"
+                ") compared ORDER BY distance LIMIT 4"
+            )
         size = DIMENSIONS + (self.code or 0)
         return f"{_ROWS} {_searched(self.code or 0)} <=> $1::halfvec({size}) LIMIT 4"
 
@@ -71,8 +77,8 @@ def _hnsw(ef_search: int, scan: str) -> dict[str, str]:
 
 
 _STRICT, _OFF = "strict_order", "off"
-OURS = Way("cachesvc: small cells scanned, large ones walked with their code")
-EXACT = Way("exact scan", scanned=_EVERYTHING)
+OURS = Way("cachesvc: small cells scanned, large ones by their leaves")
+EXACT = Way("exact scan", exact=True)
 WAYS = (
     EXACT,
     OURS,
@@ -91,18 +97,15 @@ class Searcher:
     """Asks one way, and takes the time."""
 
     def __init__(self, way: Way, database: Database, connection: Any) -> None:
-        bound = way.scanned
         self._way = way
-        self._store = PostgresStore(
-            database, scanned=None if bound is None else lambda _dimensions: bound
-        )
+        self._store = PostgresStore(database)
         self._connection = connection
 
     async def nearest(self, place: Place, vector: Vector) -> tuple[UUID | None, float]:
         """The nearest entry's id, and ms."""
         began = time.perf_counter()
         code = self._way.code
-        if code is None:
+        if code is None and not self._way.exact:
             found = await self._store.find_nearest(NearestQuery(place, b"", SPACE, vector))
             id = found.candidates[0].entry_id if found.candidates else None
         else:

@@ -1,0 +1,143 @@
+"""Cells that outgrow scanning are split into leaves, as SPANN's posting lists (Chen et al., 2021).
+
+A leaf holds the entries that lie nearest to its centroid. A search scans the leaves nearest to what
+it asks, a put goes to the nearest one, and a leaf that has grown too large is split in turn, its
+rows going to whichever leaf is nearest to them now (as in SPFresh, Xu et al., 2023). Nothing of one
+cell is ever in another's way.
+
+While a leaf is split nothing is lost: no put goes there any more, and every search of its cell
+scans it, too, until it is empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import numpy as np
+from pgvector import HalfVector
+
+from cachesvc.core.cells import code_of
+from cachesvc.core.clusters import centroids_of, mean_of, nearest_of
+from cachesvc.store.patience import patient
+from cachesvc.store.sql import statement
+
+if TYPE_CHECKING:
+    from cachesvc.core.clusters import Vectors
+    from cachesvc.store.growing import GrowingLeaves
+    from cachesvc.store.pool import Database
+
+_SAMPLE = 4096
+_MOST_LEAVES = 64  # made of one at a time
+_NEAR_LEAVES = 64  # among which a row that is moved has its nearest
+_MOVED = 500
+
+
+async def tend(database: Database, growing: GrowingLeaves) -> int:
+    """Split one leaf that has grown too large, or move some of its rows: how many were moved.
+
+    Several replicas may do so at once. Raises StoreError.
+    """
+    crowded = growing.crowded()
+    if crowded is None:
+        return 0
+    tenant, leaf = crowded
+    row = await _look(database, tenant, leaf)
+    emptied = row is not None and row["splitting"] and row["open"]
+    if row is None or not (emptied or await _split(database, growing, tenant, leaf, row)):
+        growing.done(leaf)
+        return 0
+    moved = await _move(database, tenant, row["cell"] or leaf, leaf)
+    if moved < _MOVED:
+        growing.done(leaf)
+    return moved
+
+
+async def unfinished(database: Database, growing: GrowingLeaves, tenant: str) -> None:
+    """Go on with what another process, or an earlier one, has begun to split. Raises StoreError."""
+    async with patient(database) as connection:
+        rows = await connection.fetch(statement("unfinished_leaves"), tenant, _MOVED)
+    for row in rows:
+        growing.add(tenant, row["leaf"])
+
+
+async def remove_empty(database: Database, tenant: str) -> None:
+    """Remove leaves that have held nothing for a while. Raises StoreError."""
+    last: bytes | None = b""
+    while last is not None:
+        async with patient(database) as connection:
+            last = await connection.fetchval(statement("close_leaves"), tenant, last, _SAMPLE)
+    removed = _MOVED
+    while removed == _MOVED:
+        async with patient(database) as connection:
+            removed = await connection.fetchval(statement("remove_leaves"), tenant, _MOVED)
+
+
+async def _look(database: Database, tenant: str, leaf: bytes) -> Any:
+    """None where nothing is to be done: it is gone, and empty."""
+    async with patient(database) as connection:
+        row = await connection.fetchrow(statement("leaf"), tenant, leaf, 1)
+    return row if row["rows"] or row["splitting"] else None
+
+
+async def _split(
+    database: Database, growing: GrowingLeaves, tenant: str, leaf: bytes, row: Any
+) -> bool:
+    """Whether there are leaves now for its rows to go to."""
+    async with patient(database) as connection:
+        rows = await connection.fetch(statement("leaf_rows"), tenant, leaf, _SAMPLE)
+    if not rows:
+        return False
+    sample = _vectors(rows)
+    bound = growing.bounds(sample.shape[1])
+    # Rows that were put while their leaf was removed are in none; they go to those there are.
+    lost = row["split"] and row["cell"] is None
+    small = len(rows) <= (bound.leaf if row["cell"] else bound.cell)
+    if small and not lost and not row["splitting"]:
+        return False
+    centroids: list[Vectors] = []
+    if not row["open"] or not lost:
+        number = min(_MOST_LEAVES, max(2, round(2 * len(rows) / bound.leaf)))
+        seed = int.from_bytes(leaf[:4], "big")
+        centroids = list(await asyncio.to_thread(centroids_of, sample, number, seed))
+        if len(centroids) < 2:
+            return False  # all the same: whichever of them is found will do
+    cell, code = row["cell"] or leaf, HalfVector(code_of(row["cell"] or leaf))
+    async with patient(database) as connection:
+        if await connection.fetchval(
+            statement("split_leaf"),
+            *(tenant, leaf, cell, HalfVector(mean_of(sample)), code, bool(row["splitting"])),
+        ):
+            names = [uuid4().bytes for _ in centroids]
+            made = [HalfVector(centroid) for centroid in centroids]
+            await connection.fetch(statement("add_leaves"), tenant, cell, code, names, made)
+    return True
+
+
+async def _move(database: Database, tenant: str, cell: bytes, leaf: bytes) -> int:
+    """Some rows of a leaf that is being split go where they are nearest: how many."""
+    async with patient(database) as connection:
+        near = await connection.fetch(
+            statement("leaves_near"), tenant, cell, leaf, _NEAR_LEAVES + _MOST_LEAVES
+        )
+        rows = await connection.fetch(statement("leaf_rows"), tenant, leaf, _MOVED)
+        if not rows or not near:
+            return 0
+        centroids = np.stack([row["centroid"].to_numpy().astype(np.float32) for row in near])
+        nearest = nearest_of(_vectors(rows), centroids)
+        await connection.fetch(
+            statement("move_rows"),
+            tenant,
+            leaf,
+            [row["id"] for row in rows],
+            [near[int(one)]["leaf"] for one in nearest],
+        )
+    return len(rows)
+
+
+def _vectors(rows: list[Any]) -> Vectors:
+    """Shape (n, d), float32, of unit length."""
+    stacked = np.stack([row["embedding"].to_numpy() for row in rows]).astype(np.float32)
+    vectors: Vectors = stacked / np.linalg.norm(stacked, axis=1, keepdims=True)
+    return vectors

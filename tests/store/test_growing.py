@@ -1,0 +1,34 @@
+"""What a process remembers of cells saves it work, and decides nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cachesvc.store.growing import Bounds, GrowingLeaves
+
+if TYPE_CHECKING:
+    import pytest
+
+
+def test_what_is_known_of_cells_is_a_hint_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cachesvc.store.growing._REMEMBERED", 2)
+    growing = GrowingLeaves()
+    for name in (b"a", b"b", b"c"):
+        growing.found(name, split=True)
+        growing.add("t", name)
+    assert [growing.is_split(name) for name in (b"a", b"b", b"c")] == [False, True, True]
+    # Each in its turn.
+    assert [growing.crowded() for _ in range(3)] == [("t", b"b"), ("t", b"c"), ("t", b"b")]
+    for name in (b"b", b"c"):
+        growing.done(name)
+    for _ in range(2):
+        growing.put("t", b"d", look_after=3)
+    assert growing.crowded() is None
+    growing.put("t", b"d", look_after=3)
+    assert growing.crowded() == ("t", b"d")
+
+
+def test_a_longer_vector_is_scanned_for_in_fewer_rows() -> None:
+    rows = [Bounds.of(dimensions) for dimensions in (1, 384, 768, 1536, 3984)]
+    assert rows == sorted(rows, reverse=True)
+    assert rows == [(1000, 250), (1000, 250), (500, 125), (250, 62), (250, 62)]
