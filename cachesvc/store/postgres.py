@@ -76,7 +76,7 @@ class PostgresStore(Lowest):
         # The index compares halves with halves. What is judged is the query itself with the stored
         # halves; equal ones go by age.
         found = [
-            _candidate(row, similarity(query.vector, _float64(row["embedding"])))
+            _candidate(row, similarity(query.vector, row["embedding"].astype(np.float64)))
             for row in _stored(rows)
         ]
         found.sort(key=lambda candidate: candidate.created_at, reverse=True)
@@ -200,10 +200,6 @@ def _answer(row: Any) -> Answer:
         row["completion_tokens"],
         row["upstream_ms"],
     )
-
-
-def _float64(half: HalfVector) -> Any:
-    return half.to_numpy().astype(np.float64)
 
 
 def _oldest(max_age_seconds: float | None) -> timedelta:

@@ -25,7 +25,7 @@ SETTINGS = {
     "enable_seqscan": "off",
     "enable_sort": "off",
     "hnsw.iterative_scan": "strict_order",
-    "hnsw.ef_search": "100",
+    "hnsw.ef_search": "400",
     "hnsw.max_scan_tuples": "20000",
     "jit": "off",
     "synchronous_commit": "on",

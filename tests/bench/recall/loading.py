@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from cachesvc.store.pool import Database
 
+# As autovacuum would, which is off here so that it does not come while times are taken.
+_VACUUMED_EVERY = 400_000
 BOUND = Bounds.of(DIMENSIONS).leaf
 _TOO_LARGE = """
 SELECT e.leaf FROM entries e JOIN leaves l USING (tenant, leaf)
@@ -37,10 +39,8 @@ async def load(database: Database, workload: Workload, console: Console) -> None
     began = time.perf_counter()
     moved = await split(database, workload, console)
     took = time.perf_counter() - began
-    async with database.connection() as connection:
-        await connection.execute("SET statement_timeout = 0")
-        await connection.execute("VACUUM ANALYZE entries, leaves", timeout=1200)
-        leaves = await connection.fetchval("SELECT count(*) FROM leaves")
+    await _vacuum(database)
+    leaves = (await database.row("SELECT count(*) FROM leaves"))[0]
     console.print(
         f"  {workload.rows:,} rows copied in {copied:.0f} s; large cells split into {leaves:,} "
         f"leaves in {took:.0f} s, {moved:,} rows moved"
@@ -49,7 +49,7 @@ async def load(database: Database, workload: Workload, console: Console) -> None
 
 async def split(database: Database, workload: Workload, console: Console) -> int:
     """What the service does bit by bit: how many rows were moved."""
-    growing, moved = GrowingLeaves(), 0
+    growing, moved, vacuumed = GrowingLeaves(), 0, 0
     for cell in workload.cells():
         growing.add(TENANT, cell)
     while growing.crowded() is not None:
@@ -58,6 +58,15 @@ async def split(database: Database, workload: Workload, console: Console) -> int
             moved += some
             if some:
                 console.print(f"  {moved:,} rows moved", end="\r")
+            if moved >= vacuumed + _VACUUMED_EVERY:
+                vacuumed = moved
+                await _vacuum(database)
         for row in await database.rows(_TOO_LARGE, BOUND):
             growing.add(TENANT, row["leaf"])
     return moved
+
+
+async def _vacuum(database: Database) -> None:
+    async with database.connection() as connection:
+        await connection.execute("SET statement_timeout = 0")
+        await connection.execute("VACUUM ANALYZE entries, leaves", timeout=1200)
