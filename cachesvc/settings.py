@@ -50,7 +50,7 @@ class Service(Section, frozen=True):
     database_url: str = ""
     database_url_file: str = ""
     # Connections to each database for lookups and puts, at least 2. Raise it when those wait.
-    # The primary has up to 4 more: 2 for sweeps, purges and statistics, and 2 for notifications.
+    # The primary has up to 5 more: 3 for sweeps, purges and statistics, and 2 for notifications.
     database_pool_size: int = 8
     # auto | transaction: what stands before the database. PgBouncer in transaction mode shows by
     # itself, unless its ignore_startup_parameters hides it.

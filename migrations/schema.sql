@@ -74,6 +74,7 @@ CREATE TABLE public.leaves (
     dimensions integer NOT NULL,
     centroid public.halfvec NOT NULL,
     code public.halfvec NOT NULL,
+    opened_at timestamp with time zone DEFAULT now() NOT NULL,
     splitting boolean DEFAULT false NOT NULL,
     closed_at timestamp with time zone,
     CONSTRAINT leaves_dimensions CHECK (((dimensions = public.vector_dims(centroid)) AND (public.vector_dims(code) = 16))),
@@ -163,7 +164,7 @@ CREATE INDEX entries_by_leaf ON public.entries USING btree (tenant, leaf, semant
 
 CREATE UNIQUE INDEX entries_by_prompt ON public.entries USING btree (tenant, policy_id, scope, space, dimensions, partition, prompt_hash) WHERE (exact_key IS NULL);
 
-CREATE INDEX leaves_by_cell ON public.leaves USING btree (tenant, cell, leaf);
+CREATE INDEX leaves_by_cell ON public.leaves USING btree (tenant, cell, opened_at);
 
 CREATE INDEX leaves_by_vector_1024 ON public.leaves USING hnsw ((((centroid OPERATOR(public.||) code))::public.halfvec(1040)) public.halfvec_cosine_ops) WITH (m='16', ef_construction='200') WHERE (dimensions = 1024);
 
@@ -179,7 +180,7 @@ CREATE INDEX leaves_by_vector_768 ON public.leaves USING hnsw ((((centroid OPERA
 
 CREATE INDEX leaves_closed ON public.leaves USING btree (tenant, closed_at) WHERE (closed_at IS NOT NULL);
 
-CREATE INDEX leaves_splitting ON public.leaves USING btree (tenant, cell, leaf) WHERE splitting;
+CREATE INDEX leaves_splitting ON public.leaves USING btree (tenant, cell, opened_at) WHERE splitting;
 
 CREATE INDEX shadow_hits_by_age ON public.shadow_hits USING btree (tenant, policy_id, created_at, id);
 

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 from cachesvc.errors import StoreError
 from cachesvc.service.faults import FaultLog
-from cachesvc.store.leaves import remove_empty, tend, unfinished
+from cachesvc.store.leaves import sweep, tend
 
 if TYPE_CHECKING:
-    from cachesvc.store.base import AdminStore
     from cachesvc.store.growing import GrowingLeaves
     from cachesvc.store.pool import Database
 
@@ -23,25 +22,23 @@ _SWEEP_SECONDS = 120.0
 async def tend_leaves(
     database: Database,
     growing: GrowingLeaves,
-    admin: AdminStore,
     every: float = _EVERY_SECONDS,
-    sweep: float = _SWEEP_SECONDS,
+    sweep_every: float = _SWEEP_SECONDS,
 ) -> None:
     """Go on until cancelled; looks for work every so many seconds.
 
     After each step it rests for as long as that took: it takes half of a connection at most.
     """
-    faults, swept = FaultLog("splitting leaves"), time.monotonic() - sweep
+    faults, swept = FaultLog("splitting leaves"), time.monotonic() - sweep_every
     while True:
-        began, moved = time.monotonic(), 0
+        began = time.monotonic()
         try:
-            if began - swept >= sweep:
+            if began - swept >= sweep_every:
                 swept = began
-                for tenant in await admin.tenants():
-                    await unfinished(database, growing, tenant)
-                    await remove_empty(database, tenant)
-            moved = await tend(database, growing)
+                await sweep(database, growing)
+            await tend(database, growing)
             faults.fine()
         except StoreError as exc:
             faults.failed(exc.message)
-        await asyncio.sleep(time.monotonic() - began if moved else every)
+            await asyncio.sleep(every)
+        await asyncio.sleep(every if growing.crowded() is None else time.monotonic() - began)

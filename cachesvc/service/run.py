@@ -72,7 +72,7 @@ async def serve(
     records, telemetry = PostgresRecords(database), Telemetry(settings)
     identities = Identities(settings.identity, settings.service.tls.on)
     background = _in_background(reap(settings, admin, records, telemetry))
-    background += _in_background(tend_leaves(database, store.growing, admin))
+    background += _in_background(tend_leaves(database, store.growing))
     app = create_app(settings, served, admin, records, identities, telemetry)
     if hot is not None:
         telemetry.registry.register(HotGauges(hot))

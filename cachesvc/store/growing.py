@@ -6,6 +6,7 @@ saves a statement, and tells which leaf may have grown too large.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -18,6 +19,7 @@ _REMEMBERED = 100_000
 # A scan's time goes by the rows and by the bytes it reads: up to here about 3 ms.
 _SCANNED_VALUES = 384_000
 _FEWEST_SCANNED, _MOST_SCANNED = 250, 1000
+_QUIET_SECONDS = 60.0
 _LEAVES_SCANNED = 4  # as large as a cell that is not split
 
 
@@ -42,6 +44,7 @@ class GrowingLeaves:
         self._split: OrderedDict[bytes, None] = OrderedDict()
         self._puts: OrderedDict[bytes, int] = OrderedDict()
         self._crowded: OrderedDict[bytes, str] = OrderedDict()
+        self._done: OrderedDict[bytes, float] = OrderedDict()
 
     def is_split(self, cell: bytes) -> bool:
         return cell in self._split
@@ -53,29 +56,39 @@ class GrowingLeaves:
         else:
             self._split.pop(cell, None)
 
-    def put(self, tenant: str, leaf: bytes, look_after: int) -> None:
-        """One more row went there; it is looked at after so many."""
+    def put(self, tenant: str, leaf: bytes, dimensions: int) -> None:
+        """One more row went there; after half of what a leaf may have it is looked at."""
         rows = self._puts.get(leaf, 0) + 1
-        if rows < look_after:
+        if rows < self.bounds(dimensions).leaf // 2:
             _remember(self._puts, leaf, rows)
         else:
             self._puts.pop(leaf, None)
             self.add(tenant, leaf)
 
+    def searched(self, tenant: str, cell: bytes) -> None:
+        """A search found it too large; it is looked at, but not again and again."""
+        if time.monotonic() - self._done.get(cell, -_QUIET_SECONDS) >= _QUIET_SECONDS:
+            self.add(tenant, cell)
+
     def add(self, tenant: str, leaf: bytes) -> None:
         """It may be too large."""
-        _remember(self._crowded, leaf, tenant)
+        if leaf not in self._crowded:
+            _remember(self._crowded, leaf, tenant)
 
     def crowded(self) -> tuple[str, bytes] | None:
-        """Tenant and name of one that may be too large; its turn comes again last."""
-        if not self._crowded:
-            return None
-        leaf, tenant = self._crowded.popitem(last=False)
-        self._crowded[leaf] = tenant
-        return tenant, leaf
+        """Tenant and name of one that may be too large, the same one until it is done."""
+        for leaf, tenant in self._crowded.items():
+            return tenant, leaf
+        return None
+
+    def later(self, leaf: bytes) -> None:
+        """Nothing of it can be moved just now: others have their turn first."""
+        if leaf in self._crowded:
+            self._crowded.move_to_end(leaf)
 
     def done(self, leaf: bytes) -> None:
         self._crowded.pop(leaf, None)
+        _remember(self._done, leaf, time.monotonic())
 
 
 def _remember(known: OrderedDict[bytes, T], name: bytes, value: T) -> None:

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from cachesvc.store.pool import Database
 
 _SAMPLE = 2048
-_COUNTED = 16_000  # rows: beyond them a leaf is split into as many as ever
+_COUNTED = 32_000  # rows: beyond them a leaf is split into as many as ever
 _MOST_LEAVES = 128  # made of one at a time
 _NEAR_LEAVES = 64  # among which a row that is moved has its nearest
 _MOVED = 500
-_LOOKED_AT = 4000  # leaves, whether they are empty
+_LOOKED_AT = 4000  # leaves, by one statement of the sweep
 
 
 async def tend(database: Database, growing: GrowingLeaves) -> int:
@@ -50,22 +50,45 @@ async def tend(database: Database, growing: GrowingLeaves) -> int:
     if row is None or not (emptied or await _split(database, growing, tenant, leaf, row)):
         growing.done(leaf)
         return 0
-    moved = await _move(database, tenant, row["cell"] or leaf, leaf)
-    if moved < _MOVED:
-        growing.done(leaf)
+    seen, moved = await _move(database, growing, tenant, row["cell"] or leaf, leaf)
+    if seen == moved < _MOVED:
+        await _end(database, growing, tenant, leaf)
+    elif not moved:
+        growing.later(leaf)
     return moved
 
 
-async def unfinished(database: Database, growing: GrowingLeaves, tenant: str) -> None:
-    """Go on with what another process, or an earlier one, has begun to split. Raises StoreError."""
+async def sweep(database: Database, growing: GrowingLeaves) -> None:
+    """Go on with what another process, or an earlier one, has begun to split; remove what is empty.
+
+    Raises StoreError.
+    """
     async with patient(database) as connection:
-        rows = await connection.fetch(statement("unfinished_leaves"), tenant, _MOVED)
+        rows = await connection.fetch(statement("split_tenants"))
     for row in rows:
-        growing.add(tenant, row["leaf"])
+        await _look_for_work(database, growing, row["tenant"])
+        await _remove_empty(database, row["tenant"])
 
 
-async def remove_empty(database: Database, tenant: str) -> None:
-    """Remove leaves that have held nothing for a while. Raises StoreError."""
+async def _look_for_work(database: Database, growing: GrowingLeaves, tenant: str) -> None:
+    """What is half done, and what has grown without anybody having counted all of it."""
+    async with patient(database) as connection:
+        for row in await connection.fetch(statement("unfinished_leaves"), tenant, _MOVED):
+            growing.add(tenant, row["leaf"])
+    last: bytes | None = b""
+    while last is not None:
+        async with patient(database) as connection:
+            rows = await connection.fetch(
+                statement("leaf_sizes"), tenant, last, _LOOKED_AT, growing.bounds(1).leaf + 1
+            )
+        for row in rows:
+            if row["rows"] > growing.bounds(row["dimensions"]).leaf:
+                growing.add(tenant, row["leaf"])
+        last = rows[-1]["leaf"] if rows else None
+
+
+async def _remove_empty(database: Database, tenant: str) -> None:
+    """Leaves that hold nothing are closed, and removed once no put can be on its way to them."""
     last: bytes | None = b""
     while last is not None:
         async with patient(database) as connection:
@@ -91,7 +114,7 @@ async def _split(
         rows = await connection.fetch(statement("leaf_rows"), tenant, leaf, _SAMPLE)
     if not rows:
         return False
-    sample = _vectors(rows)
+    sample = await asyncio.to_thread(_vectors, rows)
     bound = growing.bounds(sample.shape[1])
     # Rows that were put while their leaf was removed are in none; they go to those there are.
     lost = row["split"] and row["cell"] is None
@@ -100,10 +123,11 @@ async def _split(
         return False
     centroids: list[Vectors] = []
     if not row["open"] or not lost:
-        number = min(_MOST_LEAVES, max(2, round(2 * row["rows"] / bound.leaf)))
+        # Not as many as would be half full: many are far from equal.
+        number = min(_MOST_LEAVES, max(2, round(1.25 * row["rows"] / bound.leaf)))
         seed = int.from_bytes(leaf[:4], "big")
         centroids = list(await asyncio.to_thread(centroids_of, sample, number, seed))
-        if len(centroids) < 2:
+        if len(centroids) < 2 and not row["splitting"]:
             return False  # all the same: whichever of them is found will do
     cell, code = row["cell"] or leaf, HalfVector(code_of(row["cell"] or leaf))
     async with patient(database) as connection:
@@ -117,25 +141,39 @@ async def _split(
     return True
 
 
-async def _move(database: Database, tenant: str, cell: bytes, leaf: bytes) -> int:
-    """Some rows of a leaf that is being split go where they are nearest: how many."""
+async def _move(
+    database: Database, growing: GrowingLeaves, tenant: str, cell: bytes, leaf: bytes
+) -> tuple[int, int]:
+    """Some rows of a leaf that is being split go where they are nearest.
+
+    How many there were, and how many went: those that somebody is changing just now stay.
+    """
     async with patient(database) as connection:
         near = await connection.fetch(
             statement("leaves_near"), tenant, cell, leaf, _NEAR_LEAVES + _MOST_LEAVES
         )
         rows = await connection.fetch(statement("leaf_rows"), tenant, leaf, _MOVED)
         if not rows or not near:
-            return 0
-        centroids = np.stack([row["centroid"] for row in near]).astype(np.float32)
-        nearest = nearest_of(_vectors(rows), centroids)
-        await connection.fetch(
-            statement("move_rows"),
-            tenant,
-            leaf,
-            [row["id"] for row in rows],
-            [near[int(one)]["leaf"] for one in nearest],
+            return len(rows), 0
+        nearest = await asyncio.to_thread(_nearest, rows, near)
+        moved: int = await connection.fetchval(
+            statement("move_rows"), tenant, leaf, [row["id"] for row in rows], nearest
         )
-    return len(rows)
+    for one in nearest:
+        growing.put(tenant, one, rows[0]["embedding"].size)
+    return len(rows), moved
+
+
+async def _end(database: Database, growing: GrowingLeaves, tenant: str, leaf: bytes) -> None:
+    async with patient(database) as connection:
+        await connection.fetch(statement("leaf_is_empty"), tenant, leaf)
+    growing.done(leaf)
+
+
+def _nearest(rows: list[Any], near: list[Any]) -> list[bytes]:
+    """For each row the name of the nearest of these leaves."""
+    centroids = np.stack([row["centroid"] for row in near]).astype(np.float32)
+    return [near[int(one)]["leaf"] for one in nearest_of(_vectors(rows), centroids)]
 
 
 def _vectors(rows: list[Any]) -> Vectors:

@@ -23,6 +23,7 @@ from cachesvc.store.layers import Lowest
 from cachesvc.store.sql import statement, statement_for
 
 if TYPE_CHECKING:
+    from cachesvc.core.vectors import Vector
     from cachesvc.store.base import ExactQuery, NearestQuery, NewEntry, Place
     from cachesvc.store.pool import Database
 
@@ -111,15 +112,14 @@ class PostgresStore(Lowest):
             rows = await self._database.search(scan, *asked, cell, most)
             if not rows or not rows[0]["split"]:
                 if rows and (rows[0]["live"] or 0) > most:
-                    self.growing.add(place.tenant, cell)
+                    self.growing.searched(place.tenant, cell)
                 return rows
         coded = HalfVector(np.concatenate([query.vector, code_of(cell)]))
         nearest = statement_for("find_nearest", size)
         rows = await self._database.search(nearest, *asked, coded, cell, most)
-        self.growing.found(cell, split=bool(rows) and rows[0]["split"])
-        if not rows or rows[0]["split"]:
-            return rows
-        return await self._nearest(query)  # all of its leaves were removed
+        if rows:
+            self.growing.found(cell, split=rows[0]["split"])
+        return rows
 
     async def answer(self, place: Place, entry_id: UUID) -> Answer | None:
         row = await self._database.row(
@@ -132,14 +132,29 @@ class PostgresStore(Lowest):
         if entry.exact_key is None and entry.vector is None:
             raise Invalid("embedding or exact_key is required")
         name = "put_by_prompt" if entry.exact_key is None else "put_by_exact_key"
-        row = await self._database.row(statement(name), *await _values(entry))
+        cell, vector = None, entry.vector
+        if vector is not None:
+            cell = _cell(entry.place, entry.space, vector.size, entry.partition)
+        leaf = await self._leaf(entry.place.tenant, cell, vector)
+        row = await self._database.row(statement(name), *await _values(entry, cell), leaf)
         if row is None:
             raise NotFound("cache_policy not found")
-        if entry.vector is not None and row["leaf"] is not None:
-            look_after = self.growing.bounds(entry.vector.size).leaf // 2
-            self.growing.put(entry.place.tenant, row["leaf"], look_after)
+        if cell is not None and vector is not None and row["leaf"] is not None:
+            self.growing.put(entry.place.tenant, row["leaf"], vector.size)
+            if row["leaf"] != cell:
+                self.growing.found(cell, split=True)
         newer = entry.generation is not None and entry.generation > row["current"]
         return Stored(row["id"], row["expires_at"], row["current"], newer, row["replaced"])
+
+    async def _leaf(self, tenant: str, cell: bytes | None, vector: Vector | None) -> bytes | None:
+        """Where it belongs; None where its cell is not split, as far as is known."""
+        if cell is None or vector is None or not self.growing.is_split(cell):
+            return None
+        coded = HalfVector(np.concatenate([vector, code_of(cell)]))
+        row = await self._database.row(
+            statement_for("nearest_leaf", vector.size), tenant, cell, HalfVector(vector), coded
+        )
+        return None if row is None else row["leaf"]
 
     async def add_alias(
         self,
@@ -213,11 +228,9 @@ def _cell(place: Place, space: str, dimensions: int, partition: bytes) -> bytes:
     return cell_of(place.tenant, place.policy_id, place.scope, space, dimensions, partition)
 
 
-async def _values(entry: NewEntry) -> tuple[object, ...]:
-    """The parameters that both puts share, in their order."""
-    ttl, vector, cell = entry.ttl_seconds, entry.vector, None
-    if vector is not None:
-        cell = _cell(entry.place, entry.space, vector.size, entry.partition)
+async def _values(entry: NewEntry, cell: bytes | None) -> tuple[object, ...]:
+    """The parameters that both puts share, in their order, but the last."""
+    ttl, vector = entry.ttl_seconds, entry.vector
     stored, inflated_bytes = await packed(entry.answer.body)
     return (
         entry.place.tenant,

@@ -118,7 +118,7 @@ WITH size AS MATERIALIZED (
     -- Counted and not estimated: statistics are always late, and one plan then serves every cell.
     SELECT count(*) AS leaves FROM (
         SELECT FROM leaves l WHERE l.tenant = $1 AND l.cell = $11::bytea
-        ORDER BY l.leaf
+        ORDER BY l.opened_at
         LIMIT {ranked} + 1
     ) counted
 ), probed AS MATERIALIZED (
@@ -129,8 +129,8 @@ WITH size AS MATERIALIZED (
                 l.leaf, l.centroid::halfvec({dimensions}) <=> $6::halfvec({dimensions}) AS distance
             FROM leaves l
             WHERE (SELECT s.leaves FROM size s) <= {ranked}
-                AND l.tenant = $1 AND l.cell = $11 AND l.closed_at IS NULL
-            ORDER BY l.leaf
+                AND l.tenant = $1 AND l.cell = $11 AND l.leaf <> $11 AND l.closed_at IS NULL
+            ORDER BY l.opened_at
             LIMIT {ranked}
         ) ranked
         ORDER BY ranked.distance
@@ -141,7 +141,7 @@ WITH size AS MATERIALIZED (
         SELECT l.leaf FROM leaves l
         WHERE (SELECT s.leaves FROM size s) > {ranked}
             AND l.tenant = $1 AND l.cell = $11 AND l.dimensions = {dimensions}
-            AND l.closed_at IS NULL
+            AND l.leaf <> $11 AND l.closed_at IS NULL
         -- The code is the same all over the cell: within it this is the order of similarity.
         ORDER BY (l.centroid || l.code)::halfvec({coded}) <=> $10::halfvec({coded})
         LIMIT {more_probes}
@@ -149,53 +149,97 @@ WITH size AS MATERIALIZED (
     UNION ALL
     -- What is being moved may still be in its old leaf.
     (
-        SELECT l.leaf FROM leaves l WHERE l.tenant = $1 AND l.cell = $11 AND l.splitting
-        ORDER BY l.leaf
-        LIMIT 4
+        SELECT l.leaf FROM leaves l
+        WHERE l.tenant = $1 AND l.cell = $11 AND l.leaf <> $11 AND l.splitting
+        ORDER BY l.opened_at
+        LIMIT {splitting}
     )
+    UNION ALL
+    -- And what was put before the cell was split, or while all of its leaves were closed.
+    SELECT $11
 )
 SELECT
     p.revision, p.generation, now() AS now, (SELECT s.leaves FROM size s) > 0 AS split,
-    e.id, e.embedding, e.created_at, e.media_type, e.prompt_tokens, e.completion_tokens,
-    e.upstream_ms, e.inflated_bytes,
-    -- One answer at most is served; of the others, which may be long, nothing is read.
-    CASE
-        WHEN 1 - f.distance >= $9::double precision
-            AND row_number() OVER (ORDER BY f.distance, f.created_at DESC) = 1
-        THEN e.body
-    END AS body,
+    f.id, f.embedding, f.created_at, f.media_type, f.prompt_tokens, f.completion_tokens,
+    f.upstream_ms, f.inflated_bytes, f.body,
     least(
-        e.semantic_expires_at, e.created_at + p.semantic_ttl_seconds * interval '1 second'
+        f.semantic_expires_at, f.created_at + p.semantic_ttl_seconds * interval '1 second'
     ) AS expires_at
 FROM policies p
 LEFT JOIN LATERAL (
-    SELECT r.id, r.distance, r.created_at
-    FROM probed b
-    CROSS JOIN LATERAL (
-        SELECT
-            e.id, e.created_at,
-            e.embedding::halfvec({dimensions}) <=> $6::halfvec({dimensions}) AS distance,
-            -- The leaf finds, its parts decide.
-            e.policy_id = $2 AND e.scope = $3 AND e.space = $4
-                AND e.dimensions = {dimensions} AND e.partition = $5
-                AND e.created_at > greatest(
-                    p.semantic_floor, now() - p.semantic_ttl_seconds * interval '1 second',
-                    now() - $8::interval
-                )
-                AND e.generation >= p.oldest_generation
-                AND e.quarantined_at IS NULL AS lives
-        FROM entries e
-        WHERE e.tenant = $1 AND e.leaf = b.leaf AND e.semantic_expires_at > now()
-        -- No more than this is read, whatever of it lives: a leaf that waits to be split is bounded.
-        ORDER BY e.semantic_expires_at DESC
-        LIMIT $12::integer
-    ) r
-    WHERE r.lives
-    ORDER BY r.distance, r.created_at DESC
-    LIMIT $7
+    SELECT
+        e.id, e.embedding, e.created_at, e.semantic_expires_at, e.media_type,
+        e.prompt_tokens, e.completion_tokens, e.upstream_ms, e.inflated_bytes,
+        -- One answer at most is served; of the others, which may be long, nothing is read.
+        CASE
+            WHEN 1 - n.distance >= $9::double precision
+                AND row_number() OVER (ORDER BY n.distance, n.created_at DESC) = 1
+            THEN e.body
+        END AS body
+    FROM (
+        SELECT r.id, r.distance, r.created_at
+        FROM probed b
+        CROSS JOIN LATERAL (
+            SELECT
+                e.id, e.created_at,
+                e.embedding::halfvec({dimensions}) <=> $6::halfvec({dimensions}) AS distance,
+                -- The leaf finds, its parts decide.
+                e.policy_id = $2 AND e.scope = $3 AND e.space = $4
+                    AND e.dimensions = {dimensions} AND e.partition = $5
+                    AND e.created_at > greatest(
+                        p.semantic_floor, now() - p.semantic_ttl_seconds * interval '1 second',
+                        now() - $8::interval
+                    )
+                    AND e.generation >= p.oldest_generation
+                    AND e.quarantined_at IS NULL AS lives
+            FROM entries e
+            WHERE e.tenant = $1 AND e.leaf = b.leaf AND e.semantic_expires_at > now()
+            -- No more than this is read, whatever of it lives: also of one that waits to be split.
+            ORDER BY e.semantic_expires_at DESC
+            LIMIT $12::integer
+        ) r
+        WHERE r.lives
+        ORDER BY r.distance, r.created_at DESC
+        LIMIT $7
+    ) n
+    LEFT JOIN LATERAL (
+        -- One by one, by the key: a join would read all entries where it believes they are few.
+        SELECT * FROM entries e WHERE e.tenant = $1 AND e.id = n.id
+        LIMIT 1
+    ) e ON true
 ) f ON true
-LEFT JOIN entries e ON e.tenant = $1 AND e.id = f.id
 WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
+
+
+-- nearest_leaf -- where a put into a cell that is split belongs; no row where there is none: $1 tenant, $2 cell, $3 vector, $4 vector and code
+WITH size AS MATERIALIZED (
+    SELECT count(*) AS leaves FROM (
+        SELECT FROM leaves l WHERE l.tenant = $1 AND l.cell = $2::bytea
+        ORDER BY l.opened_at
+        LIMIT {ranked} + 1
+    ) counted
+)
+(
+    SELECT ranked.leaf FROM (
+        SELECT
+            l.leaf, l.centroid::halfvec({dimensions}) <=> $3::halfvec({dimensions}) AS distance
+        FROM leaves l
+        WHERE (SELECT s.leaves FROM size s) <= {ranked}
+            AND l.tenant = $1 AND l.cell = $2 AND l.closed_at IS NULL
+        ORDER BY l.opened_at
+        LIMIT {ranked}
+    ) ranked
+    ORDER BY ranked.distance
+    LIMIT 1
+)
+UNION ALL
+(
+    SELECT l.leaf FROM leaves l
+    WHERE (SELECT s.leaves FROM size s) > {ranked}
+        AND l.tenant = $1 AND l.cell = $2 AND l.dimensions = {dimensions} AND l.closed_at IS NULL
+    ORDER BY (l.centroid || l.code)::halfvec({coded}) <=> $4::halfvec({coded})
+    LIMIT 1
+)
 
 
 -- leaf -- a leaf, or a cell that is not split: $1 tenant, $2 its name, $3 how many rows are counted at most
@@ -246,11 +290,30 @@ ORDER BY l.centroid <=> (SELECT o.centroid FROM leaves o WHERE o.tenant = $1 AND
 LIMIT $4
 
 
--- move_rows -- $1 tenant, $2 the leaf they are in, then arrays: $3 ids, $4 the leaves they go to
-UPDATE entries e SET leaf = ($4::bytea[])[array_position($3::uuid[], e.id)]
--- Sought by their ids, whatever the planner believes: by the leaf, or by the tenant, all of a large
--- one would be read for a few.
-WHERE e.tenant = $1 AND e.id = ANY ($3) AND e.leaf IS NOT DISTINCT FROM $2
+-- move_rows -- how many were moved: $1 tenant, $2 the leaf they are in, then arrays: $3 ids, $4 the leaves they go to
+WITH locked AS MATERIALIZED (
+    -- Sought by their ids, whatever the planner believes: by the leaf, or by the tenant, all of a
+    -- large one would be read for a few. What somebody is changing is left: nobody waits in a circle.
+    SELECT e.id FROM entries e
+    WHERE e.tenant = $1 AND e.id = ANY ($3::uuid[]) AND e.leaf IS NOT DISTINCT FROM $2::bytea
+    ORDER BY e.id
+    FOR NO KEY UPDATE SKIP LOCKED
+), moved AS (
+    UPDATE entries e SET leaf = ($4::bytea[])[array_position($3, e.id)]
+    WHERE e.tenant = $1 AND e.id = ANY (ARRAY(SELECT l.id FROM locked l))
+    RETURNING 1
+)
+SELECT count(*) FROM moved
+
+
+-- split_tenants -- those that have a large cell
+SELECT DISTINCT tenant FROM leaves ORDER BY tenant
+
+
+-- leaf_is_empty -- it was split, and nothing of it is left to be moved: $1 tenant, $2 leaf
+UPDATE leaves l SET splitting = false, closed_at = now()
+WHERE l.tenant = $1 AND l.leaf = $2 AND l.splitting
+    AND NOT EXISTS (SELECT FROM entries e WHERE e.tenant = $1 AND e.leaf = $2)
 
 
 -- unfinished_leaves -- those being split: $1 tenant, $2 how many
@@ -268,24 +331,41 @@ WITH next AS MATERIALIZED (
 ), closed AS (
     UPDATE leaves l SET closed_at = now()
     WHERE l.tenant = $1 AND l.leaf = ANY (ARRAY(SELECT n.leaf FROM next n))
-        AND l.closed_at IS NULL
+        -- A new one holds nothing until the first rows are moved there.
+        AND l.closed_at IS NULL AND l.opened_at < now() - interval '10 minutes'
         AND NOT EXISTS (SELECT FROM entries e WHERE e.tenant = $1 AND e.leaf = l.leaf)
 )
-SELECT max(n.leaf) AS last FROM next n
+SELECT n.leaf AS last FROM next n ORDER BY n.leaf DESC LIMIT 1
 
 
--- remove_leaves -- those that have been closed for longer than a put takes: $1 tenant, $2 how many
+-- leaf_sizes -- of the next so many open leaves: $1 tenant, $2 the last name seen, $3 how many, $4 how many rows are counted at most
+SELECT
+    l.leaf, l.dimensions,
+    (
+        SELECT count(*) FROM (
+            SELECT FROM entries e WHERE e.tenant = $1 AND e.leaf = l.leaf
+            ORDER BY e.semantic_expires_at
+            LIMIT $4
+        ) counted
+    ) AS rows
+FROM leaves l
+WHERE l.tenant = $1 AND l.leaf > $2::bytea AND l.closed_at IS NULL
+ORDER BY l.leaf
+LIMIT $3
+
+
+-- remove_leaves -- those that have been closed for longer than any put or move takes: $1 tenant, $2 how many
 WITH old AS MATERIALIZED (
     SELECT
         l.leaf, l.splitting,
         EXISTS (SELECT FROM entries e WHERE e.tenant = $1 AND e.leaf = l.leaf) AS used
     FROM leaves l
-    WHERE l.tenant = $1 AND l.closed_at < now() - interval '2 minutes'
+    WHERE l.tenant = $1 AND l.closed_at < now() - interval '15 minutes'
     ORDER BY l.closed_at
     LIMIT $2
     FOR UPDATE SKIP LOCKED
 ), reopened AS (
-    UPDATE leaves l SET closed_at = NULL
+    UPDATE leaves l SET closed_at = NULL, opened_at = now()
     WHERE l.tenant = $1
         AND l.leaf = ANY (ARRAY(SELECT o.leaf FROM old o WHERE o.used AND NOT o.splitting))
 ), gone AS (
@@ -309,7 +389,7 @@ WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
     AND e.quarantined_at IS NULL
 
 
--- put_by_exact_key -- keep an answer under its exact key: $1 tenant, $2 policy, $3 scope, $4 exact key, $5 space, $6 partition, $7 prompt hash, $8 vector, $9 body, $10 media type, $11 prompt, $12 prompt tokens, $13 completion tokens, $14 model, $15 tags, $16 upstream ms, $17 generation or null, $18 provenance, $19 TTL asked, $20 id, $21 cell, $22 length of the body where $9 is a frame of it
+-- put_by_exact_key -- keep an answer under its exact key: $1 tenant, $2 policy, $3 scope, $4 exact key, $5 space, $6 partition, $7 prompt hash, $8 vector, $9 body, $10 media type, $11 prompt, $12 prompt tokens, $13 completion tokens, $14 model, $15 tags, $16 upstream ms, $17 generation or null, $18 provenance, $19 TTL asked, $20 id, $21 cell, $22 length of the body where $9 is a frame of it, $23 the leaf where it is known
 WITH policy AS MATERIALIZED (
     -- Shared with other puts, but not with a purge, which changes this row before it deletes: a put
     -- that saw the old generation has committed by then, and one that waited here sees the new.
@@ -324,14 +404,15 @@ WITH policy AS MATERIALIZED (
     SELECT e.id FROM entries e
     WHERE e.tenant = $1 AND e.policy_id = $2 AND e.scope = $3 AND e.exact_key = $4
 ), nearest AS MATERIALIZED (
-    -- A cell that is not split is its own leaf.
-    SELECT coalesce((
+    -- A cell that is not split is its own leaf. Of one that was believed not to be, some are looked
+    -- at: the next put there knows better.
+    SELECT coalesce($23::bytea, (
         SELECT ranked.leaf FROM (
             SELECT l.leaf, l.centroid <=> $8::halfvec AS distance
             FROM leaves l
             WHERE l.tenant = $1 AND l.cell = $21::bytea AND l.closed_at IS NULL
-            ORDER BY l.leaf
-            OFFSET 0
+            ORDER BY l.opened_at
+            LIMIT 1000
         ) ranked
         ORDER BY ranked.distance
         LIMIT 1
@@ -405,14 +486,15 @@ WITH policy AS MATERIALIZED (
         AND e.dimensions = vector_dims($8::halfvec) AND e.partition = $6 AND e.prompt_hash = $7
         AND e.exact_key IS NULL
 ), nearest AS MATERIALIZED (
-    -- A cell that is not split is its own leaf.
-    SELECT coalesce((
+    -- A cell that is not split is its own leaf. Of one that was believed not to be, some are looked
+    -- at: the next put there knows better.
+    SELECT coalesce($23::bytea, (
         SELECT ranked.leaf FROM (
             SELECT l.leaf, l.centroid <=> $8::halfvec AS distance
             FROM leaves l
             WHERE l.tenant = $1 AND l.cell = $21::bytea AND l.closed_at IS NULL
-            ORDER BY l.leaf
-            OFFSET 0
+            ORDER BY l.opened_at
+            LIMIT 1000
         ) ranked
         ORDER BY ranked.distance
         LIMIT 1
@@ -599,7 +681,7 @@ WHERE g.pid = $1
 
 
 -- vacuum -- room of dead rows is used again, and the planner knows what there is
-VACUUM (ANALYZE) entries, aliases, hit_counts, policies, verdicts, shadow_hits
+VACUUM (ANALYZE) entries, leaves, aliases, hit_counts, policies, verdicts, shadow_hits
 
 
 -- table_conditions -- rows, dead rows and sizes of the tables that grow
@@ -1284,4 +1366,6 @@ SELECT count(*) FROM gone
 SET LOCAL statement_timeout = '60s';
 SET LOCAL plan_cache_mode = force_custom_plan;
 SET LOCAL enable_seqscan = on;
-SET LOCAL enable_sort = on
+SET LOCAL enable_sort = on;
+SET LOCAL enable_hashjoin = on;
+SET LOCAL enable_mergejoin = on

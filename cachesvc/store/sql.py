@@ -9,12 +9,13 @@ from pathlib import Path
 from cachesvc.core.cells import CODE_DIMENSIONS
 
 _FILE = Path(__file__).with_name("queries.sql")
-# Of so many leaves all are compared, 1 to 2 ms; of more, the nearest are sought through the index.
-_RANKED = 1000
+# Of leaves with so many values all are compared, 7 ms; of more, the index leads to the nearest.
+_RANKED_VALUES = 3_072_000
 # So many leaves are scanned. Of prompts that lie around 60 topics in a cell of 100,000 entries, 8
 # hold what is at cosine .94 in 999 of 1,000 cases, 12 in all; of 10^6 entries, or where nothing is
 # near anything else, it takes 20 (README, design notes).
 _PROBES, _MORE_PROBES = 12, 20
+_SPLITTING = 32  # at once, and scanned, too: one for each process that splits
 _HEADING = re.compile(r"^-- (\w+) -- .+$", re.MULTILINE)
 
 
@@ -34,7 +35,8 @@ def statement_for(name: str, dimensions: int) -> str:
     values = {
         "dimensions": dimensions,
         "coded": dimensions + CODE_DIMENSIONS,
-        "ranked": _RANKED,
+        "ranked": max(1, _RANKED_VALUES // max(384, dimensions)),
+        "splitting": _SPLITTING,
         "probes": _PROBES,
         "more_probes": _MORE_PROBES,
     }

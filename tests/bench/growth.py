@@ -98,7 +98,7 @@ class Day:
         store = PostgresStore(database, growing=growing)
         sweepers = (
             reap(settings, admin, records, Telemetry(settings), every=self._seconds / 20),
-            tend_leaves(database, growing, admin, every=0.01, sweep=self._seconds),
+            tend_leaves(database, growing, every=0.01, sweep_every=self._seconds),
         )
         tasks = [asyncio.create_task(sweeper) for sweeper in sweepers]
         watcher = await asyncpg.connect(self._url)

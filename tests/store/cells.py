@@ -55,12 +55,16 @@ async def sizes(stores: Stores) -> list[int]:
 
 
 async def kept(stores: Stores) -> list[bytes]:
+    """The leaves there are, with rows or without."""
     return [row["leaf"] for row in await stores.database.rows("SELECT leaf FROM leaves")]
 
 
 async def later(stores: Stores) -> None:
-    """What was closed has been for longer than any put takes."""
-    await stores.database.row("UPDATE leaves SET closed_at = closed_at - interval '3 minutes'")
+    """No put or move is under way any more that began before now."""
+    await stores.database.row(
+        "UPDATE leaves SET opened_at = opened_at - interval '20 minutes', "
+        "closed_at = closed_at - interval '20 minutes'"
+    )
 
 
 async def found(entries: PostgresStore, number: int) -> UUID | None:

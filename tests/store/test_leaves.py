@@ -9,7 +9,7 @@ import pytest
 from cachesvc.service.leaves import tend_leaves
 from cachesvc.store import leaves
 from cachesvc.store.growing import Bounds, GrowingLeaves
-from cachesvc.store.leaves import tend, unfinished
+from cachesvc.store.leaves import sweep, tend
 from cachesvc.store.postgres import PostgresStore
 from tests.postgres import TENANT, Stores
 from tests.store.cells import (
@@ -59,6 +59,43 @@ async def test_a_cell_that_grows_is_split_again_and_again_and_all_of_it_is_found
     assert await found(entries, MORE) is not None
 
 
+async def test_what_came_all_at_once_is_split_until_no_leaf_is_too_large(stores: Stores) -> None:
+    await save(stores, 3600)
+    many = 30 * BOUNDS.cell
+    ids = await fill(store(stores), range(many))
+    entries = store(stores)  # another process, which has counted none of it
+    await found(entries, 1)
+    await split(stores, entries)
+    assert max(await sizes(stores)) <= 2 * BOUNDS.leaf
+    # What nobody has counted the sweep counts.
+    await sweep(stores.database, entries.growing)
+    await split(stores, entries)
+    assert max(await sizes(stores)) <= BOUNDS.leaf
+    again = [await found(entries, number) == ids[number] for number in range(0, many, 20)]
+    assert sum(again) >= 0.95 * len(again)
+
+
+async def test_of_many_leaves_that_are_split_at_once_all_are_scanned(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await save(stores, 3600)
+    entries = store(stores)
+    ids = await fill(entries, range(MORE))
+    await split(stores, entries)
+    # Those that were split before are empty, and in nobody's way.
+    row = await stores.database.row("SELECT leaf, count(*) FROM entries GROUP BY 1 ORDER BY 2 DESC")
+    monkeypatch.setattr(leaves, "_MOVED", 1)
+    entries.growing.bounds = lambda _: Bounds(cell=2, leaf=2)
+    entries.growing.add(TENANT, row["leaf"])
+    assert await tend(stores.database, entries.growing) == 1
+    entries.growing.bounds = bounds
+    rows = await stores.database.rows("SELECT id FROM entries WHERE leaf = $1", row["leaf"])
+    assert len(rows) == row["count"] - 1
+    for row in rows:
+        number = ids.index(row["id"])
+        assert await found(entries, number) == ids[number]
+
+
 async def test_while_a_leaf_is_split_nothing_is_lost(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,9 +122,7 @@ async def test_the_service_splits_what_has_grown(stores: Stores) -> None:
     for number in range(bound.cell + 1):
         vector = unit(number, 3984)
         await entries.put(new(str(number), vector=vector))
-    work = asyncio.create_task(
-        tend_leaves(stores.database, entries.growing, stores.admin, every=0.01)
-    )
+    work = asyncio.create_task(tend_leaves(stores.database, entries.growing, every=0.01))
     try:
         for _ in range(3000):
             many = await sizes(stores)
@@ -113,7 +148,7 @@ async def test_the_service_goes_on_with_what_was_left_half_done_and_removes_what
     ids = await fill(entries, range(BOUNDS.cell + 1))
     await tend(stores.database, entries.growing)
     work = asyncio.create_task(
-        tend_leaves(stores.database, GrowingLeaves(bounds), stores.admin, every=0.01, sweep=0.05)
+        tend_leaves(stores.database, GrowingLeaves(bounds), every=0.01, sweep_every=0.05)
     )
     try:
         for _ in range(3000):
@@ -146,7 +181,7 @@ async def test_what_one_process_has_begun_another_ends(
     ids = await fill(entries, range(BOUNDS.cell + 1))
     await tend(stores.database, entries.growing)
     other = store(stores)
-    await unfinished(stores.database, other.growing, TENANT)
+    await sweep(stores.database, other.growing)
     assert other.growing.crowded() == (TENANT, CELL)
     await split(stores, other)
     assert await share(other, ids) == 1
@@ -164,8 +199,21 @@ async def test_two_that_split_the_same_leaf_split_it_once(stores: Stores) -> Non
     await split(stores, one)
     many = await sizes(stores)
     assert sum(many) == len(ids)
-    assert len(await kept(stores)) == 1 + round(2 * len(ids) / BOUNDS.leaf)
+    assert len(await kept(stores)) == 1 + round(1.25 * len(ids) / BOUNDS.leaf)
     assert await share(one, ids) == 1
+
+
+async def test_an_entry_that_is_being_changed_is_moved_later(stores: Stores) -> None:
+    await save(stores, 3600)
+    entries = store(stores)
+    ids = await fill(entries, range(BOUNDS.cell + 1))
+    async with stores.database.transaction() as connection:
+        await connection.execute("SELECT FROM entries WHERE id = $1 FOR UPDATE", ids[0])
+        assert await tend(stores.database, entries.growing) == BOUNDS.cell
+        assert await found(entries, 0) == ids[0]
+    assert await tend(stores.database, entries.growing) == 1
+    await split(stores, entries)
+    assert await share(entries, ids) == 1
 
 
 async def test_entries_that_are_all_the_same_are_not_split_for_ever(stores: Stores) -> None:

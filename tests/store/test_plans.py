@@ -12,7 +12,8 @@ import pytest
 from pgvector import HalfVector
 
 from cachesvc.core.cells import cell_of, code_of
-from cachesvc.store.sql import statement, statement_for
+from cachesvc.store import sql
+from cachesvc.store.sql import statement
 from tests.postgres import POLICY, TENANT, Stores
 from tests.store.entries import key, new, save, unit
 
@@ -24,6 +25,8 @@ SETTINGS = {
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
     "enable_sort": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
     "hnsw.iterative_scan": "strict_order",
     "hnsw.ef_search": "400",
     "hnsw.max_scan_tuples": "20000",
@@ -78,7 +81,7 @@ async def ran(stores: Stores, name: str, scope: str) -> dict[str, bool]:
     searched = (coded, cell_in(scope), 1000) if name == "find_nearest" else (cell_in(scope), 1000)
     async with stores.database.connection() as connection:
         plan = await connection.fetchval(
-            "EXPLAIN (ANALYZE, FORMAT JSON) " + statement_for(name, 384),
+            "EXPLAIN (ANALYZE, FORMAT JSON) " + sql.statement_for(name, 384),
             *(*places, HalfVector(vector), 4, FOREVER, 0.92, *searched),
         )
     used: dict[str, bool] = {}
@@ -98,8 +101,10 @@ def scans(plans: list[Any]) -> Iterator[Any]:
 
 @pytest.mark.parametrize("analysed", [False, True])
 async def test_each_cell_is_searched_through_the_index_that_is_made_for_it(
-    stores: Stores, analysed: bool
+    stores: Stores, analysed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sql, "_RANKED_VALUES", 384 * 1000)
+    monkeypatch.setattr(sql, "statement_for", sql.statement_for.__wrapped__)
     await save(stores, 3600)
     await stores.entries.put(new(vector=unit(1)))
     await fill(stores, "some", 500)

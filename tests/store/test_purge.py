@@ -181,7 +181,7 @@ async def test_a_purge_waits_for_puts_that_saw_the_old_generation(
     await save(stores, 3600)
     verb = "put_by_prompt" if name is None else "put_by_exact_key"
     async with stores.database.connection() as putting, putting.transaction():
-        values = await _values(new(name, vector=unit(1), generation=1))
+        values = *await _values(new(name, vector=unit(1), generation=1), b"cell"), None
         assert await putting.fetchrow(statement(verb), *values)
         purge = asyncio.create_task(stores.admin.purge(selection, dry_run=False))
         await until(lambda: waits_for_a_lock(stores))

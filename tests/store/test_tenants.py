@@ -28,7 +28,7 @@ NAMES = ("a", "b", "c")
 # The server itself, the schema, and the sweep, which goes from policy to policy of every tenant.
 ACROSS = {
     *("be_patient", "take_your_time", "vector_schema", "pgvector_version", "every_policy"),
-    *("limited_policies", "every_tenant", "beat", "own_session", "is_distributed"),
+    *("limited_policies", "every_tenant", "split_tenants", "beat", "own_session", "is_distributed"),
     *("written", "replayed"),
     *("revision_table", "revision", "indexed_dimensions", "lock_index"),
     *("index_valid", "drop_index", "create_index"),
