@@ -6,17 +6,39 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
 from cachesvc.errors import StoreError
 from cachesvc.service.faults import FaultLog
 from cachesvc.store.leaves import sweep, tend
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client.metrics_core import Metric
+
     from cachesvc.store.growing import GrowingLeaves
     from cachesvc.store.pool import Database
 
 _EVERY_SECONDS = 1.0
 # What a process has left half done is gone on with, and what holds nothing goes.
 _SWEEP_SECONDS = 120.0
+
+
+class LeafGauges(Collector):
+    """`cachesvc_leaves_*`: whether splitting keeps up with what is put."""
+
+    def __init__(self, growing: GrowingLeaves) -> None:
+        self._growing = growing
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "cachesvc_leaves_waiting", "Leaves that may be too large.", self._growing.waiting
+        )
+        yield CounterMetricFamily(
+            "cachesvc_leaves_moved_entries", "Entries moved to a nearer leaf.", self._growing.moved
+        )
 
 
 async def tend_leaves(

@@ -18,7 +18,7 @@ from cachesvc.service.app import create_app, create_open_app
 from cachesvc.service.faults import FaultLog, describe, log
 from cachesvc.service.hot import HotGauges
 from cachesvc.service.identity import LOCAL, Identities
-from cachesvc.service.leaves import tend_leaves
+from cachesvc.service.leaves import LeafGauges, tend_leaves
 from cachesvc.service.replicas import ReplicaGauges
 from cachesvc.service.sweep import reap
 from cachesvc.service.telemetry import Telemetry
@@ -73,6 +73,7 @@ async def serve(
     identities = Identities(settings.identity, settings.service.tls.on)
     background = _in_background(reap(settings, admin, records, telemetry))
     background += _in_background(tend_leaves(database, store.growing))
+    telemetry.registry.register(LeafGauges(store.growing))
     app = create_app(settings, served, admin, records, identities, telemetry)
     if hot is not None:
         telemetry.registry.register(HotGauges(hot))

@@ -45,6 +45,7 @@ class GrowingLeaves:
         self._puts: OrderedDict[bytes, int] = OrderedDict()
         self._crowded: OrderedDict[bytes, str] = OrderedDict()
         self._done: OrderedDict[bytes, float] = OrderedDict()
+        self.moved = 0  # rows, into leaves nearer to them
 
     def is_split(self, cell: bytes) -> bool:
         return cell in self._split
@@ -85,6 +86,11 @@ class GrowingLeaves:
         """Nothing of it can be moved just now: others have their turn first."""
         if leaf in self._crowded:
             self._crowded.move_to_end(leaf)
+
+    @property
+    def waiting(self) -> int:
+        """How many are to be looked at."""
+        return len(self._crowded)
 
     def done(self, leaf: bytes) -> None:
         self._crowded.pop(leaf, None)

@@ -20,6 +20,7 @@ from pgvector import HalfVector
 
 from cachesvc.core.cells import code_of
 from cachesvc.core.clusters import centroids_of, mean_of, nearest_of
+from cachesvc.errors import StoreError
 from cachesvc.store.patience import patient
 from cachesvc.store.sql import statement
 
@@ -51,6 +52,7 @@ async def tend(database: Database, growing: GrowingLeaves) -> int:
         growing.done(leaf)
         return 0
     seen, moved = await _move(database, growing, tenant, row["cell"] or leaf, leaf)
+    growing.moved += moved
     if seen == moved < _MOVED:
         await _end(database, growing, tenant, leaf)
     elif not moved:
@@ -65,9 +67,15 @@ async def sweep(database: Database, growing: GrowingLeaves) -> None:
     """
     async with patient(database) as connection:
         rows = await connection.fetch(statement("split_tenants"))
+    failed: StoreError | None = None
     for row in rows:
-        await _look_for_work(database, growing, row["tenant"])
-        await _remove_empty(database, row["tenant"])
+        try:
+            await _look_for_work(database, growing, row["tenant"])
+            await _remove_empty(database, row["tenant"])
+        except StoreError as exc:
+            failed = exc  # no reason to leave the others out
+    if failed is not None:
+        raise failed
 
 
 async def _look_for_work(database: Database, growing: GrowingLeaves, tenant: str) -> None:

@@ -134,7 +134,7 @@ WITH size AS MATERIALIZED (
             LIMIT {ranked}
         ) ranked
         ORDER BY ranked.distance
-        LIMIT {probes}
+        LIMIT (SELECT CASE WHEN s.leaves > {many} THEN {more_probes} ELSE {probes} END FROM size s)
     )
     UNION ALL
     (

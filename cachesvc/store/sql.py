@@ -9,12 +9,12 @@ from pathlib import Path
 from cachesvc.core.cells import CODE_DIMENSIONS
 
 _FILE = Path(__file__).with_name("queries.sql")
-# Of leaves with so many values all are compared, 7 ms; of more, the index leads to the nearest.
-_RANKED_VALUES = 3_072_000
+# Of leaves with so many values all are compared, 4 ms; of more, the index leads to the nearest.
+_RANKED_VALUES = 1_536_000
 # So many leaves are scanned. Of prompts that lie around 60 topics in a cell of 100,000 entries, 8
-# hold what is at cosine .94 in 999 of 1,000 cases, 12 in all; of 10^6 entries, or where nothing is
-# near anything else, it takes 20 (README, design notes).
-_PROBES, _MORE_PROBES = 12, 20
+# hold what is at cosine .94 in 999 of 1,000 cases, 12 in all. It takes more of 10^6 entries, where
+# 17,000 at a time are equally far from each other.
+_PROBES, _MORE_PROBES, _MANY = 12, 32, 1000
 _SPLITTING = 32  # at once, and scanned, too: one for each process that splits
 _HEADING = re.compile(r"^-- (\w+) -- .+$", re.MULTILINE)
 
@@ -39,6 +39,7 @@ def statement_for(name: str, dimensions: int) -> str:
         "splitting": _SPLITTING,
         "probes": _PROBES,
         "more_probes": _MORE_PROBES,
+        "many": _MANY,
     }
     text = _statements()[name]
     for placeholder, value in values.items():

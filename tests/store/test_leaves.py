@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from prometheus_client import CollectorRegistry
 
-from cachesvc.service.leaves import tend_leaves
+from cachesvc.service.leaves import LeafGauges, tend_leaves
 from cachesvc.store import leaves
 from cachesvc.store.growing import Bounds, GrowingLeaves
 from cachesvc.store.leaves import sweep, tend
@@ -123,6 +124,9 @@ async def test_the_service_splits_what_has_grown(stores: Stores) -> None:
         vector = unit(number, 3984)
         await entries.put(new(str(number), vector=vector))
     work = asyncio.create_task(tend_leaves(stores.database, entries.growing, every=0.01))
+    registry = CollectorRegistry()
+    registry.register(LeafGauges(entries.growing))
+    assert registry.get_sample_value("cachesvc_leaves_waiting") == 1
     try:
         for _ in range(3000):
             many = await sizes(stores)
@@ -134,6 +138,9 @@ async def test_the_service_splits_what_has_grown(stores: Stores) -> None:
     finally:
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
+    moved = registry.get_sample_value("cachesvc_leaves_moved_entries_total")
+    assert moved
+    assert moved >= bound.cell
     asked = nearest(near(unit(7, 3984), 0.97), served_from=0.9)
     (best, *_) = (await entries.find_nearest(asked)).candidates
     assert best.similarity == pytest.approx(0.97, abs=0.001)
