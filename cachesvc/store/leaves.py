@@ -40,19 +40,28 @@ _LOOKED_AT = 4000  # leaves, by one statement of the sweep
 async def tend(database: Database, growing: GrowingLeaves) -> int:
     """Split one leaf that has grown too large, or move some of its rows: how many were moved.
 
-    Several replicas may do so at once. Raises StoreError.
+    Several replicas may do so at once. Raises StoreError; then others have their turn first.
     """
     crowded = growing.crowded()
     if crowded is None:
         return 0
     tenant, leaf = crowded
+    try:
+        moved = await _step(database, growing, tenant, leaf)
+    except StoreError:
+        growing.later(leaf)
+        raise
+    growing.moved += moved
+    return moved
+
+
+async def _step(database: Database, growing: GrowingLeaves, tenant: str, leaf: bytes) -> int:
     row = await _look(database, tenant, leaf)
     emptied = row is not None and row["splitting"] and row["open"]
     if row is None or not (emptied or await _split(database, growing, tenant, leaf, row)):
         growing.done(leaf)
         return 0
     seen, moved = await _move(database, growing, tenant, row["cell"] or leaf, leaf)
-    growing.moved += moved
     if seen == moved < _MOVED:
         await _end(database, growing, tenant, leaf)
     elif not moved:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from cachesvc.core.cells import cell_of
+from cachesvc.service.leaves import tend_leaves
 from cachesvc.store.growing import Bounds, GrowingLeaves
 from cachesvc.store.leaves import tend
 from cachesvc.store.postgres import PostgresStore
@@ -12,6 +15,7 @@ from tests.postgres import POLICY, TENANT, Stores
 from tests.store.entries import PLACE, near, nearest, new, unit
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from uuid import UUID
 
 D = 16
@@ -77,3 +81,14 @@ async def found(entries: PostgresStore, number: int) -> UUID | None:
 async def share(entries: PostgresStore, ids: list[UUID]) -> float:
     again = [await found(entries, number) == id for number, id in enumerate(ids)]
     return sum(again) / len(again)
+
+
+@asynccontextmanager
+async def tending(stores: Stores, growing: GrowingLeaves, **often: float) -> AsyncIterator[None]:
+    """The service's own work on leaves goes on meanwhile."""
+    work = asyncio.create_task(tend_leaves(stores.database, growing, every=0.01, **often))
+    try:
+        yield
+    finally:
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from prometheus_client import CollectorRegistry
 
-from cachesvc.service.leaves import LeafGauges, tend_leaves
+from cachesvc.service.leaves import LeafGauges
 from cachesvc.store import leaves
 from cachesvc.store.growing import Bounds, GrowingLeaves
 from cachesvc.store.leaves import sweep, tend
@@ -27,8 +27,10 @@ from tests.store.cells import (
     sizes,
     split,
     store,
+    tending,
 )
 from tests.store.entries import near, nearest, new, save, unit
+from tests.store.waiting import until
 
 
 async def test_a_small_cell_is_its_own_leaf(stores: Stores) -> None:
@@ -123,24 +125,17 @@ async def test_the_service_splits_what_has_grown(stores: Stores) -> None:
     for number in range(bound.cell + 1):
         vector = unit(number, 3984)
         await entries.put(new(str(number), vector=vector))
-    work = asyncio.create_task(tend_leaves(stores.database, entries.growing, every=0.01))
     registry = CollectorRegistry()
     registry.register(LeafGauges(entries.growing))
     assert registry.get_sample_value("cachesvc_leaves_waiting") == 1
-    try:
-        for _ in range(3000):
-            many = await sizes(stores)
-            if len(many) > 1 and max(many) <= bound.leaf:
-                break
-            await asyncio.sleep(0.02)
-        else:
-            pytest.fail("not split within a minute")
-    finally:
-        work.cancel()
-        await asyncio.gather(work, return_exceptions=True)
-    moved = registry.get_sample_value("cachesvc_leaves_moved_entries_total")
-    assert moved
-    assert moved >= bound.cell
+
+    async def are_small() -> bool:
+        many = await sizes(stores)
+        moved = registry.get_sample_value("cachesvc_leaves_moved_entries_total") or 0
+        return len(many) > 1 and max(many) <= bound.leaf and moved > bound.cell
+
+    async with tending(stores, entries.growing):
+        await until(are_small)
     asked = nearest(near(unit(7, 3984), 0.97), served_from=0.9)
     (best, *_) = (await entries.find_nearest(asked)).candidates
     assert best.similarity == pytest.approx(0.97, abs=0.001)
@@ -154,20 +149,13 @@ async def test_the_service_goes_on_with_what_was_left_half_done_and_removes_what
     entries = store(stores)
     ids = await fill(entries, range(BOUNDS.cell + 1))
     await tend(stores.database, entries.growing)
-    work = asyncio.create_task(
-        tend_leaves(stores.database, GrowingLeaves(bounds), every=0.01, sweep_every=0.05)
-    )
-    try:
-        for _ in range(3000):
-            await later(stores)
-            if CELL not in await kept(stores):
-                break
-            await asyncio.sleep(0.02)
-        else:
-            pytest.fail("the old leaf is still there after a minute")
-    finally:
-        work.cancel()
-        await asyncio.gather(work, return_exceptions=True)
+
+    async def is_gone() -> bool:
+        await later(stores)
+        return CELL not in await kept(stores)
+
+    async with tending(stores, GrowingLeaves(bounds), sweep_every=0.05):
+        await until(is_gone)
     assert await share(entries, ids) == 1
 
 
