@@ -20,6 +20,7 @@ from cachesvc.store.postgres_records import PostgresRecords
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
 TENANT, POLICY = "acme", "support"
 _TEMPLATE = "migrated"
@@ -46,6 +47,18 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostg
     try:
         _execute(server.url, f"CREATE DATABASE {_TEMPLATE}")
         migrate_in_subprocess(server.url_of(_TEMPLATE))
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
+    """A migrated server that this test may maltreat: freeze, kill, fill."""
+    server = EmbeddedPostgres(tmp_path / "data")
+    server.start()
+    try:
+        migrate_in_subprocess(server.url)
         yield server
     finally:
         server.stop()

@@ -71,22 +71,24 @@ async def serve(
     served = hot or replicas or store
     records, telemetry = PostgresRecords(database), Telemetry(settings)
     identities = Identities(settings.identity, settings.service.tls.on)
-    background = _in_background(reap(settings, admin, records, telemetry))
-    background += _in_background(tend_leaves(database, store.growing))
+    background = [
+        _in_background(reap(settings, admin, records, telemetry)),
+        _in_background(tend_leaves(database, store.growing)),
+    ]
     telemetry.registry.register(LeafGauges(store.growing))
     app = create_app(settings, served, admin, records, identities, telemetry)
     if hot is not None:
         telemetry.registry.register(HotGauges(hot))
     if replicas is not None:
-        background += _in_background(replicas.run())
+        background.append(_in_background(replicas.run()))
         telemetry.registry.register(ReplicaGauges(replicas))
     if served is not store:
-        background += _in_background(notices.run(served.heard))
+        background.append(_in_background(notices.run(served.heard)))
     if default_policy:
         made = _in_background(_create_default_policy(admin))
-        background += made
+        background.append(made)
         # There before the first caller is, unless the database is away.
-        await asyncio.wait(made, timeout=_FIRST_POLICY_SECONDS)
+        await asyncio.wait((made,), timeout=_FIRST_POLICY_SECONDS)
     try:
         await run_server(
             _listeners(settings, app, admin, telemetry),
@@ -152,7 +154,7 @@ def hot_store(service: Service, store: LayeredStore, notices: Notices) -> HotSto
     )
 
 
-def _in_background(work: Coroutine[object, object, None]) -> list[asyncio.Task[None]]:
+def _in_background(work: Coroutine[object, object, None]) -> asyncio.Task[None]:
     def report(done: asyncio.Task[None]) -> None:
         error = None if done.cancelled() else done.exception()
         if error is not None:
@@ -160,7 +162,7 @@ def _in_background(work: Coroutine[object, object, None]) -> list[asyncio.Task[N
 
     task = asyncio.create_task(work)
     task.add_done_callback(report)
-    return [task]
+    return task
 
 
 async def _create_default_policy(admin: AdminStore) -> None:

@@ -146,7 +146,8 @@ async def _split(
         centroids = list(await asyncio.to_thread(centroids_of, sample, number, seed))
         if len(centroids) < 2 and not row["splitting"]:
             return False  # all the same: whichever of them is found will do
-    cell, code = row["cell"] or leaf, HalfVector(code_of(row["cell"] or leaf))
+    cell = row["cell"] or leaf
+    code = HalfVector(code_of(cell))
     async with patient(database) as connection:
         if await connection.fetchval(
             statement("split_leaf"),

@@ -114,7 +114,7 @@ class PostgresStore(Lowest):
                 if rows and (rows[0]["live"] or 0) > most:
                     self.growing.searched(place.tenant, cell)
                 return rows
-        coded = HalfVector(np.concatenate([query.vector, code_of(cell)]))
+        coded = _coded(query.vector, cell)
         nearest = statement_for("find_nearest", size)
         rows = await self._database.search(nearest, *asked, coded, cell, most)
         if rows:
@@ -150,9 +150,9 @@ class PostgresStore(Lowest):
         """Where it belongs; None where its cell is not split, as far as is known."""
         if cell is None or vector is None or not self.growing.is_split(cell):
             return None
-        coded = HalfVector(np.concatenate([vector, code_of(cell)]))
         row = await self._database.row(
-            statement_for("nearest_leaf", vector.size), tenant, cell, HalfVector(vector), coded
+            statement_for("nearest_leaf", vector.size),
+            *(tenant, cell, HalfVector(vector), _coded(vector, cell)),
         )
         return None if row is None else row["leaf"]
 
@@ -226,6 +226,11 @@ def _oldest(max_age_seconds: float | None) -> timedelta:
 
 def _cell(place: Place, space: str, dimensions: int, partition: bytes) -> bytes:
     return cell_of(place.tenant, place.policy_id, place.scope, space, dimensions, partition)
+
+
+def _coded(vector: Vector, cell: bytes) -> HalfVector:
+    """As the HNSW index has it."""
+    return HalfVector(np.concatenate([vector, code_of(cell)]))
 
 
 async def _values(entry: NewEntry, cell: bytes | None) -> tuple[object, ...]:

@@ -69,8 +69,8 @@ async def reindex(
             await lock_indexes(builder)
             watcher = await asyncpg.connect(url)
             try:
-                names = await _chosen(builder, index)
-                return [await _rebuild(builder, watcher, name, told, every) for name in names]
+                chosen = await _chosen(builder, index)
+                return [await _rebuild(builder, watcher, one, told, every) for one in chosen]
             finally:
                 await watcher.close()
         finally:
@@ -88,26 +88,26 @@ async def vacuum(url: str) -> None:
             await connection.close()
 
 
-async def _chosen(connection: Any, index: str | None) -> list[str]:
-    """The names to rebuild, after the remains of earlier attempts were removed."""
+async def _chosen(connection: Any, index: str | None) -> list[Any]:
+    """Those to rebuild, after the remains of earlier attempts were removed."""
     rows = await connection.fetch(statement("our_indexes"))
     for row in rows:
         if row["leftover"]:
             await connection.execute(row["remove"])
-    names = [row["name"] for row in rows if not row["leftover"]]
-    if index is not None and index not in names:
-        raise Invalid(f"index: is {index!r}; must be one of {', '.join(names) or 'none'}")
-    return names if index is None else [index]
+    ours = {row["name"]: row for row in rows if not row["leftover"]}
+    if index is not None and index not in ours:
+        raise Invalid(f"index: is {index!r}; must be one of {', '.join(ours) or 'none'}")
+    return list(ours.values()) if index is None else [ours[index]]
 
 
 async def _rebuild(
     builder: Any,
     watcher: Any,
-    name: str,
+    before: Any,
     told: Callable[[Progress], None],
     every: float,
 ) -> Rebuilt:
-    before = await _found(builder, name)
+    name = before["name"]
     building = asyncio.create_task(builder.execute(before["rebuild"]))
     try:
         while not (await asyncio.wait((building,), timeout=every))[0]:
@@ -119,9 +119,5 @@ async def _rebuild(
         if not building.done():
             building.cancel()
             await asyncio.wait((building,))
-    return Rebuilt(name, before["bytes"], (await _found(builder, name))["bytes"])
-
-
-async def _found(connection: Any, name: str) -> Any:
-    rows = await connection.fetch(statement("our_indexes"))
-    return next(row for row in rows if row["name"] == name)
+    rows = await builder.fetch(statement("our_indexes"))
+    return Rebuilt(name, before["bytes"], next(r["bytes"] for r in rows if r["name"] == name))

@@ -15,15 +15,14 @@ import asyncpg
 import httpx
 import pytest
 
-from cachesvc.store.embedded import EmbeddedPostgres
-from cachesvc.store.migrate import migrate_in_subprocess
 from tests.relay import Relay
 from tests.service.serving import KEY, Api, Running, execute, fetch
 from tests.service.test_hot import BOUND_SECONDS, VECTOR, answered, from_memory, until_hot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+    from cachesvc.store.embedded import EmbeddedPostgres
 
 PATIENCE_SECONDS = 20.0
 FOREVER = {"hot_ttl_seconds": 60.0}
@@ -174,18 +173,6 @@ def test_a_policy_that_is_known_before_it_is_heard_of_costs_nobody_an_answer(
     b.put(policy_id, exact_key="ef" * 32)
     for _ in range(3):
         assert b.lookup(policy_id, exact_key=KEY)["hit"]
-
-
-@pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
-    """A migrated server that this test may freeze."""
-    server = EmbeddedPostgres(tmp_path / "data")
-    server.start()
-    try:
-        migrate_in_subprocess(server.url)
-        yield server
-    finally:
-        server.stop()
 
 
 def test_no_answer_comes_from_memory_once_the_database_has_been_silent_for_a_second(

@@ -17,7 +17,6 @@ from cachesvc.core.model import Answer
 from cachesvc.core.policy import Policy
 from cachesvc.errors import StoreRefused, StoreUnavailable
 from cachesvc.store.admin import PostgresAdmin
-from cachesvc.store.embedded import EmbeddedPostgres
 from cachesvc.store.leases import Hold
 from cachesvc.store.migrate import migrate_in_subprocess
 from cachesvc.store.pool import connect
@@ -27,20 +26,9 @@ from tests.store.entries import ANSWER, exact, key, nearest, new, save, unit
 from tests.store.waiting import until, waits_for_a_lock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-
-@pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
-    """A migrated server that this test may maltreat."""
-    server = EmbeddedPostgres(tmp_path / "data")
-    server.start()
-    try:
-        migrate_in_subprocess(server.url)
-        yield server
-    finally:
-        server.stop()
+    from cachesvc.store.embedded import EmbeddedPostgres
 
 
 async def test_a_database_that_is_not_there_is_unavailable_at_once(tmp_path: Path) -> None:

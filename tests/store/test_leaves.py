@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -31,6 +32,21 @@ from tests.store.cells import (
 )
 from tests.store.entries import near, nearest, new, save, unit
 from tests.store.waiting import until
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+
+async def half_split(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> tuple[PostgresStore, list[UUID]]:
+    """A store, and what it has put into a cell of which few rows have been moved yet."""
+    await save(stores, 3600)
+    monkeypatch.setattr(leaves, "_MOVED", 7)
+    entries = store(stores)
+    ids = await fill(entries, range(BOUNDS.cell + 1))
+    await tend(stores.database, entries.growing)
+    return entries, ids
 
 
 async def test_a_small_cell_is_its_own_leaf(stores: Stores) -> None:
@@ -144,11 +160,7 @@ async def test_the_service_splits_what_has_grown(stores: Stores) -> None:
 async def test_the_service_goes_on_with_what_was_left_half_done_and_removes_what_is_empty(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await save(stores, 3600)
-    monkeypatch.setattr(leaves, "_MOVED", 7)
-    entries = store(stores)
-    ids = await fill(entries, range(BOUNDS.cell + 1))
-    await tend(stores.database, entries.growing)
+    entries, ids = await half_split(stores, monkeypatch)
 
     async def is_gone() -> bool:
         await later(stores)
@@ -170,11 +182,7 @@ async def test_a_search_tells_of_a_cell_that_was_filled_elsewhere(stores: Stores
 async def test_what_one_process_has_begun_another_ends(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await save(stores, 3600)
-    monkeypatch.setattr(leaves, "_MOVED", 7)
-    entries = store(stores)
-    ids = await fill(entries, range(BOUNDS.cell + 1))
-    await tend(stores.database, entries.growing)
+    _entries, ids = await half_split(stores, monkeypatch)
     other = store(stores)
     await sweep(stores.database, other.growing)
     assert other.growing.crowded() == (TENANT, CELL)
