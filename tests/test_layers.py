@@ -29,8 +29,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dialects": {"core", "errors"},
     "embed": {"errors", "settings"},
     "store": {"core", "errors"},
-    "edge": {"errors"},
-    "deadline": set(),
+    "edge": {"begun", "errors"},
+    "begun": set(),
+    "deadline": {"begun"},
     "service": {
         *("__init__", "config_checks", "core", "deadline", "edge", "errors", "settings", "store"),
         *("wire", "wire_admin"),

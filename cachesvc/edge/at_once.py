@@ -7,60 +7,22 @@ packets, and a reader that is woken twice.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from uvicorn.protocols.http.httptools_impl import HEADER_RE, HEADER_VALUE_RE, STATUS_LINE
 
+from cachesvc.begun import begun
 from cachesvc.edge.framing import bodiless, until_close
 from cachesvc.edge.idle import IdleProtocol
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Generator, Iterable
+    from collections.abc import Container, Iterable
 
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 _JOINED_BYTES = 64 * 1024  # above it a copy costs more than a second write
-
-
-def begun(work: Coroutine[Any, Any, None]) -> Rest | None:
-    """Take the first step of `work` now: what is left of it for a task to do, or None.
-
-    There is no current task in that step: asyncio.timeout() has to wait for the next one.
-    """
-    try:
-        awaited = work.send(None)
-    except StopIteration:
-        return None
-    return Rest(work, awaited)
-
-
-class Rest(Coroutine[Any, Any, None]):
-    """A coroutine that has begun and waits. A cancellation meets it where it waits."""
-
-    __slots__ = ("_awaited", "_has_awaited", "_work")
-
-    def __init__(self, work: Coroutine[Any, Any, None], awaited: Any) -> None:
-        self._work = work
-        self._awaited = awaited
-        self._has_awaited = True
-
-    def send(self, value: Any) -> Any:
-        if self._has_awaited:
-            self._has_awaited = False
-            awaited, self._awaited = self._awaited, None
-            return awaited
-        return self._work.send(value)
-
-    def throw(self, *error: Any) -> Any:
-        self._has_awaited, self._awaited = False, None
-        return self._work.throw(*error)
-
-    def close(self) -> None:
-        self._work.close()
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        raise TypeError("a task runs this, nobody awaits it")
 
 
 class WholeReply:
@@ -73,47 +35,54 @@ class WholeReply:
     __slots__ = ("_cycle",)
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle = cycle
+        # The cycle has it in its scope: held here, both would be left to the garbage collector.
+        self._cycle = ref(cycle)
 
     def __call__(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bool:
         """The headers are in lower case, with the body's Content-Length unless the status is 204.
 
         Raises RuntimeError for a header that HTTP does not allow, and for a second reply.
         """
-        cycle = self._cycle
+        cycle = self._cycle()
+        if cycle is None:
+            return True  # nobody is there any more
         if cycle.flow.write_paused or cycle.disconnected:
             return cycle.disconnected
         if cycle.response_started:
             raise RuntimeError("a reply is on its way already")
         parts = [STATUS_LINE[status]]
         for name, value in headers:
-            if HEADER_RE.search(name) or HEADER_VALUE_RE.search(value):
-                raise RuntimeError("a header holds what HTTP does not allow")
             if name == b"connection":
                 cycle.keep_alive = False
             else:
-                parts += (name, b": ", value, b"\r\n")
+                parts.append(_line(name, value))
         parts.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
-        self._finish(parts, b"" if cycle.scope["method"] == "HEAD" else body)
+        _finish(cycle, parts, b"" if cycle.scope["method"] == "HEAD" else body)
         return True
 
-    def _finish(self, head: list[bytes], body: bytes) -> None:
-        cycle = self._cycle
-        cycle.response_started = True
-        cycle.waiting_for_100_continue = False
-        if len(body) <= _JOINED_BYTES:
-            head.append(body)
-            cycle.transport.write(b"".join(head))
-        else:
-            cycle.transport.write(b"".join(head))
-            cycle.transport.write(body)
-        cycle.response_complete = True
-        cycle.message_event.set()
-        # What refers to it by way of the scope would be left to the garbage collector.
-        del self._cycle
-        if not cycle.keep_alive:
-            cycle.transport.close()
-        cycle.on_response()
+
+def _finish(cycle: RequestResponseCycle, head: list[bytes], body: bytes) -> None:
+    cycle.response_started = True
+    cycle.waiting_for_100_continue = False
+    if len(body) <= _JOINED_BYTES:
+        head.append(body)
+        cycle.transport.write(b"".join(head))
+    else:
+        cycle.transport.write(b"".join(head))
+        cycle.transport.write(body)
+    cycle.response_complete = True
+    cycle.message_event.set()
+    if not cycle.keep_alive:
+        cycle.transport.close()
+    cycle.on_response()
+
+
+@lru_cache(maxsize=1024)
+def _line(name: bytes, value: bytes) -> bytes:
+    """Most replies have the headers of others. Raises RuntimeError for what HTTP does not allow."""
+    if HEADER_RE.search(name) or HEADER_VALUE_RE.search(value):
+        raise RuntimeError("a header holds what HTTP does not allow")
+    return b"%s: %s\r\n" % (name, value)
 
 
 class AtOnceProtocol(IdleProtocol):
@@ -147,7 +116,7 @@ class AtOnceProtocol(IdleProtocol):
         scope = cycle.scope
         if scope["http_version"] == "1.0":
             app = until_close(app, cycle)
-        elif self._at_once:
+        else:
             scope["extensions"]["cachesvc.reply"] = WholeReply(cycle)
         if not now or cycle.more_body or scope["path"] not in self._at_once:
             work = cycle.run_asgi(bodiless(app, cycle))

@@ -37,8 +37,7 @@ class EdgeProtocol(AtOnceProtocol):
     and `cachesvc.sha256`, the leaf's fingerprint in hex. One dict per connection: what is worked
     out of the certificate may be kept in it. Absent on plain connections.
     scope["extensions"]["cachesvc.abort"]: call it to break the connection off.
-    scope["extensions"]["cachesvc.reply"]: a WholeReply, where `server_state.at_once` names paths
-    and the request is not of HTTP/1.0.
+    scope["extensions"]["cachesvc.reply"]: a WholeReply, where the request is not of HTTP/1.0.
     scope["extensions"]["cachesvc.bare_query"]: there where the target ends in a bare `?`.
     scope["extensions"]["cachesvc.handover"]: a Handover, where `server_state.handovers` is true
     and the request offers an upgrade other than h2c.

@@ -7,7 +7,6 @@ request goes on to the upstream.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 import time
@@ -16,7 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, TypeVar
 
 from cachesvc.core.model import Miss, Reason
-from cachesvc.deadline import ended_within
+from cachesvc.deadline import Overdue, Within
 from cachesvc.errors import CacheError, EmbedError, ServiceError, ServiceUnavailable
 
 if TYPE_CHECKING:
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("cachesvc.proxy")
 
 _T = TypeVar("_T")
-_abandoned: set[asyncio.Task[Any]] = set()
 
 FAILURES = 5
 WINDOW_SECONDS = 10.0
@@ -70,30 +68,11 @@ async def within(budget: Budget, work: Coroutine[Any, Any, _T]) -> _T:
     Detached: `work` is then cancelled but not waited for, since what hangs may hang in its
     cancellation, too.
     """
-    task = asyncio.get_running_loop().create_task(work)
     try:
-        ended = await ended_within(task, max(0.0, budget.left))
-    except asyncio.CancelledError:
-        _abandon(task)
-        raise
-    if ended:
-        return task.result()
-    budget.passed = True
-    _abandon(task)
-    raise DeadlinePassed
-
-
-def _abandon(task: asyncio.Task[Any]) -> None:
-    # asyncio keeps weak references only, and reports errors that nobody retrieved.
-    _abandoned.add(task)
-    task.add_done_callback(_forget)
-    task.cancel()
-
-
-def _forget(task: asyncio.Task[Any]) -> None:
-    _abandoned.discard(task)
-    if not task.cancelled():
-        task.exception()
+        return await Within(max(0.0, budget.left), work)
+    except Overdue:
+        budget.passed = True
+        raise DeadlinePassed from None
 
 
 class Circuit:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from cachesvc.deadline import ended_within
+from cachesvc.deadline import Overdue, Within
 from cachesvc.errors import Busy, StoreUnavailable
 from cachesvc.service.faults import FaultLog
 
@@ -29,7 +28,7 @@ class Bounds:
     def __init__(self, *, places: int, seconds: float) -> None:
         self._places = places
         self._seconds = seconds
-        self._running: set[asyncio.Task[object]] = set()
+        self._running = 0
         self._faults = FaultLog("database")
 
     @classmethod
@@ -40,37 +39,27 @@ class Bounds:
             seconds=service.statement_timeout_ms / 1000 + _GRACE_SECONDS,
         )
 
-    async def run(self, work: Coroutine[object, object, _T], seconds: float | None = None) -> _T:
+    async def run(self, work: Coroutine[Any, Any, _T], seconds: float | None = None) -> _T:
         """The result of `work`.
 
         Raises Busy at once when every place is taken, and StoreUnavailable after `seconds`
         (default: a little over the statement timeout).
         """
-        if len(self._running) >= self._places:
+        if self._running >= self._places:
             work.close()
             raise Busy
-        task = asyncio.get_running_loop().create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._over)
+        self._running += 1
         try:
-            ended = await ended_within(task, seconds or self._seconds)
-        except asyncio.CancelledError:
-            task.cancel()
-            raise
-        if ended:
-            return task.result()
-        task.cancel()
-        late = StoreUnavailable()
-        self._faults.failed(late.message)
-        raise late
-
-    def _over(self, task: asyncio.Task[object]) -> None:
-        self._running.discard(task)
-        if task.cancelled():
-            return
-        # Retrieved here too: nobody waits any more for what overran.
-        error = task.exception()
-        if error is None:
-            self._faults.fine()
-        elif isinstance(error, StoreUnavailable):
+            result = await Within(seconds or self._seconds, work, self._over)
+        except Overdue:
+            late = StoreUnavailable()
+            self._faults.failed(late.message)
+            raise late from None
+        except StoreUnavailable as error:
             self._faults.failed(error.message)
+            raise
+        self._faults.fine()
+        return result
+
+    def _over(self) -> None:
+        self._running -= 1

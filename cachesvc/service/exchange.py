@@ -138,7 +138,7 @@ class Exchange:
                 self._headers.get(b"accept"), self._headers.get(b"content-type")
             )
             body = codec.write(reply.payload, format)
-            headers.append((b"content-type", format.value))
+            headers.append((b"content-type", format._value_))
         elif reply.text is not None:
             headers.append((b"content-type", reply.media_type))
         if reply.status != 204:

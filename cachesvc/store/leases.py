@@ -63,16 +63,20 @@ class Leases:
 
     async def _turn(self) -> Any:
         """A place: its connection, or None."""
-        waiter = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
         self._waiting.append(waiter)
+        # asyncio.timeout() takes a good part of what a lookup by key does.
+        timer = loop.call_later(self._turn_seconds, _too_late, waiter)
         try:
-            async with asyncio.timeout(self._turn_seconds):
-                return await waiter
+            return await waiter
         except BaseException:
             # What it was given in the very moment it gave up is the next one's.
-            if waiter.done() and not waiter.cancelled():
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self._pass_on(waiter.result())
             raise
+        finally:
+            timer.cancel()
 
     def keep(self, connection: Any) -> bool:
         """Pass on a connection that had no fault; False where the pool is to have it."""
@@ -107,6 +111,11 @@ class Leases:
             self._free += 1
         else:
             self._idle.append(connection)
+
+
+def _too_late(waiter: asyncio.Future[Any]) -> None:
+    if not waiter.done():
+        waiter.set_exception(TimeoutError())
 
 
 def _open(connection: Any) -> bool:
