@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from uuid import UUID
 
-if TYPE_CHECKING:
-    from datetime import datetime
-    from uuid import UUID
+from msgspec import Struct
 
 
 class Tier(StrEnum):
@@ -55,8 +53,7 @@ class Reason(StrEnum):
     SHADOW = "shadow"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """One stored answer: what came, as it came.
 
     `media_type` is None when the answer was put as `response` (opaque JSON text, spliced into
@@ -71,8 +68,7 @@ class Answer:
     upstream_ms: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Struct, frozen=True):
     """A stored entry that may answer a lookup.
 
     `similarity` is the cosine rounded once to 6 decimals; None on the exact tier, except through
@@ -88,8 +84,7 @@ class Candidate:
     alias: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(Struct, frozen=True):
     """An entry answers."""
 
     reason: Reason
@@ -101,16 +96,14 @@ class Hit:
         return 1.0 if self.candidate.similarity is None else self.candidate.similarity
 
 
-@dataclass(frozen=True, slots=True)
-class Miss:
+class Miss(Struct, frozen=True):
     """Nothing answers. `similarity` is the best one seen, 0 where none was."""
 
     reason: Reason
     similarity: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Bypass:
+class Bypass(Struct, frozen=True):
     """The cache was not asked."""
 
     reason: Reason

@@ -6,15 +6,14 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cachesvc.errors import Invalid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-
-    Vector = NDArray[np.float64]
+Vector = NDArray[np.float64]
 
 MAX_DIMENSIONS = 3984  # pgvector indexes halfvec up to 4,000; 16 are kept for a partition code
 MIN_NORM = 1e-12

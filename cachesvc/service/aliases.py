@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
-from cachesvc.errors import NotFound, StoreError
-from cachesvc.service.faults import FaultLog
+from cachesvc.service.batches import Batches, Terms
+from cachesvc.store.base import Alias
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -14,17 +13,17 @@ if TYPE_CHECKING:
     from cachesvc.service.telemetry import Telemetry
     from cachesvc.store.base import EntryStore, Place
 
-_AT_MOST = 16  # in the air at once; an alias that finds no place is left by the next such hit
+_TERMS = Terms("alias", "leaving aliases", every_seconds=0.02, at_most=2000, batch=100)
 
 
 class Aliases:
-    """The aliases being written."""
+    """The aliases that wait to be written, each exact key's latest."""
 
     def __init__(self, store: EntryStore, telemetry: Telemetry) -> None:
         self._store = store
-        self._telemetry = telemetry
-        self._writing: set[asyncio.Task[None]] = set()
-        self._faults = FaultLog("alias")
+        self._batches: Batches[tuple[Place, bytes], Alias] = Batches(
+            _TERMS, self._write, _latest, telemetry
+        )
 
     def leave(
         self,
@@ -34,33 +33,17 @@ class Aliases:
         similarity: float,
         revision: int | None,
     ) -> None:
-        """Start writing an alias: exact key (32 bytes) -> entry; `revision` as in the store."""
-        if len(self._writing) >= _AT_MOST:
-            self._telemetry.failed("alias")
-            return
-        task = asyncio.create_task(self._write(place, exact_key, entry_id, similarity, revision))
-        self._writing.add(task)
-        task.add_done_callback(self._writing.discard)
+        """Have an alias written: exact key (32 bytes) -> entry; `revision` as in the store."""
+        alias = Alias(place, exact_key, entry_id, similarity, revision)
+        self._batches.add(place.tenant, (place, exact_key), alias)
 
     async def drain(self, seconds: float) -> None:
-        """Let what is being written end, for so long at most."""
-        if self._writing:
-            _, late = await asyncio.wait(self._writing, timeout=seconds)
-            for task in late:
-                task.cancel()
+        """Write what waits, within so long."""
+        await self._batches.drain(seconds)
 
-    async def _write(
-        self,
-        place: Place,
-        exact_key: bytes,
-        entry_id: UUID,
-        similarity: float,
-        revision: int | None,
-    ) -> None:
-        try:
-            await self._store.add_alias(place, exact_key, entry_id, similarity, revision)
-        except (StoreError, NotFound) as exc:
-            self._telemetry.failed("alias")
-            self._faults.failed(exc.message)
-        else:
-            self._faults.fine()
+    async def _write(self, _tenant: str, batch: list[tuple[tuple[Place, bytes], Alias]]) -> None:
+        await self._store.add_aliases([alias for _, alias in batch])
+
+
+def _latest(_: Alias, latest: Alias) -> Alias:
+    return latest

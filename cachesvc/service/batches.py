@@ -27,7 +27,7 @@ class Terms:
 
     cause: str
     what: str
-    every_seconds: float
+    every_seconds: float  # from one round to the next; the first begins at once
     at_most: int  # values that may wait
     batch: int  # values written at once
 
@@ -55,6 +55,7 @@ class Batches(Generic[K, V]):
         self._waiting: dict[str, dict[K, V]] = {}
         self._size = 0
         self._writer: asyncio.Task[None] | None = None
+        self._due = 0.0  # by the loop's clock, when the next round may begin
         self._ending = asyncio.Event()
         self._faults = FaultLog(terms.what)
 
@@ -88,17 +89,17 @@ class Batches(Generic[K, V]):
         self._waiting, self._size = {}, 0
 
     async def _run(self) -> None:
-        pause = self._terms.every_seconds
+        clock = asyncio.get_running_loop().time
         try:
             while self._waiting:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
+                    async with asyncio.timeout_at(self._due):
                         await self._ending.wait()
-                last = self._ending.is_set()
+                last, began = self._ending.is_set(), clock()
                 fine = await self._round()
                 if last and not fine:
                     return
-                pause = self._terms.every_seconds if fine else _AGAIN_SECONDS
+                self._due = began + self._terms.every_seconds if fine else clock() + _AGAIN_SECONDS
         finally:
             self._writer = None
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from cachesvc.core.decision import decide_exact, decide_nearest
 from cachesvc.core.model import Hit, Miss, Reason, Tier
@@ -130,10 +131,10 @@ class Lookup:
                 return found, outcome
             winner = outcome.candidate
             answer = await self._store.answer(asked.place, winner.entry_id)
-            read = () if answer is None else (dataclasses.replace(winner, answer=answer),)
+            read = () if answer is None else (replace(winner, answer=answer),)
             # One that went in between never was; the next one is asked.
             others = tuple(one for one in found.candidates if one is not winner)
-            found = dataclasses.replace(found, candidates=read + others)
+            found = replace(found, candidates=read + others)
 
     def _decide_exact(self, found: Found, policy: Policy, asked: Asked) -> Hit | Miss:
         threshold = policy.effective_threshold(asked.threshold)
@@ -175,7 +176,7 @@ class Lookup:
 def _narrowed(query: NearestQuery, asked: Asked, policy: Policy) -> NearestQuery:
     """The query with what the policy has to say about it."""
     threshold = policy.effective_threshold(asked.threshold)
-    # Not by dataclasses.replace(), which takes three times as long.
+    # Not by replace(), which takes three times as long.
     return NearestQuery(
         query.place,
         query.partition,

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
+from uuid import UUID
 
-from cachesvc.core.model import Answer
+from msgspec import Struct
+
+from cachesvc.core.model import Answer, Candidate
+from cachesvc.core.vectors import Vector
 
 if TYPE_CHECKING:
-    from datetime import datetime
-    from uuid import UUID
+    from collections.abc import Sequence
 
-    from cachesvc.core.model import Candidate
     from cachesvc.core.policy import Policy
-    from cachesvc.core.vectors import Vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +34,15 @@ UNREAD = Answer(b"", None)
 """Stands, by identity, for an answer that was not read from the database: never to be served."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """What isolates: whose, under which policy, shared with whom. Every query carries all three."""
+class Place(Struct, frozen=True):
+    """What isolates: whose, under which policy, shared with whom. Every query carries it."""
 
     tenant: str
     policy_id: str
     scope: str
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """What one query found, with the policy's revision it was judged under.
 
     `candidates` nearest first, ties to the newest. `dead` tells why an exact key that is stored
@@ -125,9 +125,8 @@ class Room:
 
     def overflows(self, entries: int, bytes: int) -> bool:
         """Whether so much does not fit."""
-        return (self.max_entries is not None and entries > self.max_entries) or (
-            self.max_bytes is not None and bytes > self.max_bytes
-        )
+        too_many = self.max_entries is not None and entries > self.max_entries
+        return too_many or (self.max_bytes is not None and bytes > self.max_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +192,7 @@ class PolicyCount:
     shadow_hits: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ExactQuery:
+class ExactQuery(Struct, frozen=True):
     """`space` and `partition`, where they are not empty, are what an alias's entry must be of."""
 
     place: Place
@@ -204,17 +202,29 @@ class ExactQuery:
     partition: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class NearestQuery:
+class NearestQuery(Struct, frozen=True):
     """`served_from` is the similarity from which the nearest candidate's answer is wanted."""
 
     place: Place
     partition: bytes
     space: str
-    vector: Vector = field(repr=False)
+    vector: Vector
     top_k: int = 4
     max_age_seconds: float | None = None
     served_from: float = -1.0
+
+    def __repr__(self) -> str:
+        return f"NearestQuery({self.place!r}, {self.space!r})"
+
+
+class Alias(Struct, frozen=True):
+    """What an exact key is answered by; `revision` is the policy's it was judged under, or any."""
+
+    place: Place
+    exact_key: bytes
+    entry_id: UUID
+    similarity: float
+    revision: int | None = None
 
 
 class EntryStore(Protocol):
@@ -240,18 +250,8 @@ class EntryStore(Protocol):
     async def put(self, entry: NewEntry) -> Stored:
         """Keep an answer; an equal one is replaced in both tiers, with its aliases."""
 
-    async def add_alias(
-        self,
-        place: Place,
-        exact_key: bytes,
-        entry_id: UUID,
-        similarity: float,
-        revision: int | None = None,
-    ) -> None:
-        """Let `exact_key` be answered by `entry_id`.
-
-        Nothing happens if that entry is gone, or the policy's `revision` is another by now.
-        """
+    async def add_aliases(self, aliases: Sequence[Alias]) -> None:
+        """Of one tenant, no key twice; those of an entry or a `revision` that went are dropped."""
 
 
 class AdminStore(Protocol):

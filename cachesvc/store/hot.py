@@ -8,23 +8,23 @@ lives longer here than there.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-from datetime import timedelta
+from collections.abc import Hashable
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from moka_py import Moka
+from msgspec import Struct
+from msgspec.structs import replace
 
 from cachesvc.store.base import UNREAD, ExactQuery, Found
 from cachesvc.store.layers import Layer
 from cachesvc.store.notices import change_of, since_boot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
-    from datetime import datetime
-    from uuid import UUID
+    from collections.abc import Callable, Sequence
 
-    from cachesvc.store.base import NearestQuery, NewEntry, Place, PolicyRow, Stored
+    from cachesvc.store.base import Alias, NearestQuery, NewEntry, Place, PolicyRow, Stored
     from cachesvc.store.layers import LayeredStore
     from cachesvc.store.notices import Notices
 
@@ -34,8 +34,7 @@ _MARKS_AT_MOST = 100_000  # changes remembered; beyond it everything is forgotte
 _REVISIONS_AT_MOST = 10_000  # of policies; beyond it none is known
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Copy:
+class _Copy(Struct, frozen=True):
     """What one query found, when it was sent, and the names of what it depends on.
 
     It answers nobody from `expires_at` on, by the database's clock: what has come into the place
@@ -167,16 +166,9 @@ class HotStore(Layer):
             await self.notices.settled()
         return stored
 
-    async def add_alias(
-        self,
-        place: Place,
-        exact_key: bytes,
-        entry_id: UUID,
-        similarity: float,
-        revision: int | None = None,
-    ) -> None:
-        await self._store.add_alias(place, exact_key, entry_id, similarity, revision)
-        self._touch((place, exact_key))
+    async def add_aliases(self, aliases: Sequence[Alias]) -> None:
+        await self._store.add_aliases(aliases)
+        self._touch(*((alias.place, alias.exact_key) for alias in aliases))
 
     def _recall(self, key: Hashable) -> Found | None:
         """What was found, where that may be trusted, with its clock set to now."""
@@ -253,4 +245,4 @@ def _young(found: Found, max_age_seconds: float) -> Found:
     """What was found, without candidates that are older than is asked for."""
     oldest = found.now - timedelta(seconds=max_age_seconds)
     young = tuple(one for one in found.candidates if one.created_at >= oldest)
-    return dataclasses.replace(found, candidates=young)
+    return replace(found, candidates=young)

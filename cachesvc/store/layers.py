@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Protocol
 from cachesvc.store.base import EntryStore
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from uuid import UUID
 
     from cachesvc.core.model import Answer
     from cachesvc.store.base import (
+        Alias,
         ExactQuery,
         Found,
         NearestQuery,
@@ -71,15 +73,8 @@ class Layer:
     async def put(self, entry: NewEntry) -> Stored:
         return await self._store.put(entry)
 
-    async def add_alias(
-        self,
-        place: Place,
-        exact_key: bytes,
-        entry_id: UUID,
-        similarity: float,
-        revision: int | None = None,
-    ) -> None:
-        await self._store.add_alias(place, exact_key, entry_id, similarity, revision)
+    async def add_aliases(self, aliases: Sequence[Alias]) -> None:
+        await self._store.add_aliases(aliases)
 
     def recall(self, query: ExactQuery | NearestQuery) -> Found | None:
         return self._store.recall(query)

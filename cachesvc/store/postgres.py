@@ -23,8 +23,10 @@ from cachesvc.store.layers import Lowest
 from cachesvc.store.sql import statement, statement_for
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cachesvc.core.vectors import Vector
-    from cachesvc.store.base import ExactQuery, NearestQuery, NewEntry, Place
+    from cachesvc.store.base import Alias, ExactQuery, NearestQuery, NewEntry, Place
     from cachesvc.store.pool import Database
 
 _FOREVER = timedelta(days=365 * 1000)
@@ -156,26 +158,12 @@ class PostgresStore(Lowest):
         )
         return None if row is None else row["leaf"]
 
-    async def add_alias(
-        self,
-        place: Place,
-        exact_key: bytes,
-        entry_id: UUID,
-        similarity: float,
-        revision: int | None = None,
-    ) -> None:
-        row = await self._database.row(
-            statement("add_alias"),
-            place.tenant,
-            place.policy_id,
-            place.scope,
-            exact_key,
-            entry_id,
-            similarity,
-            revision,
-        )
-        if not row["known"]:
-            raise NotFound("cache_policy not found")
+    async def add_aliases(self, aliases: Sequence[Alias]) -> None:
+        if not aliases:
+            return
+        columns = zip(*(_alias_values(alias) for alias in aliases), strict=True)
+        arrays = [list(column) for column in columns]
+        await self._database.rows(statement("add_aliases"), aliases[0].place.tenant, *arrays)
 
 
 def read_policy_row(row: Any) -> PolicyRow:
@@ -218,10 +206,9 @@ def _answer(row: Any) -> Answer:
 
 
 def _oldest(max_age_seconds: float | None) -> timedelta:
-    seconds = _FOREVER.total_seconds()
-    if max_age_seconds is not None and max_age_seconds < seconds:
-        seconds = max_age_seconds
-    return timedelta(seconds=seconds)
+    if max_age_seconds is None or max_age_seconds >= _FOREVER.total_seconds():
+        return _FOREVER
+    return timedelta(seconds=max_age_seconds)
 
 
 def _cell(place: Place, space: str, dimensions: int, partition: bytes) -> bytes:
@@ -231,6 +218,18 @@ def _cell(place: Place, space: str, dimensions: int, partition: bytes) -> bytes:
 def _coded(vector: Vector, cell: bytes) -> HalfVector:
     """As the HNSW index has it."""
     return HalfVector(np.concatenate([vector, code_of(cell)]))
+
+
+def _alias_values(alias: Alias) -> tuple[object, ...]:
+    place = alias.place
+    return (
+        place.policy_id,
+        place.scope,
+        alias.exact_key,
+        alias.entry_id,
+        alias.similarity,
+        alias.revision,
+    )
 
 
 async def _values(entry: NewEntry, cell: bytes | None) -> tuple[object, ...]:

@@ -539,43 +539,51 @@ SELECT
 FROM policy p LEFT JOIN kept k ON true
 
 
--- add_alias -- let an exact key be answered by an entry that lives: $1 tenant, $2 policy, $3 scope, $4 exact key, $5 entry, $6 similarity, $7 the policy's revision that the hit was judged under, or null
-WITH policy AS MATERIALIZED (
+-- add_aliases -- let exact keys be answered by entries that live: $1 tenant, then arrays: $2 policies, $3 scopes, $4 exact keys, $5 entries, $6 similarities, $7 the policies' revisions that the hits were judged under, or nulls
+WITH asked AS MATERIALIZED (
+    SELECT *
+    FROM unnest(
+        $2::text[], $3::text[], $4::bytea[], $5::uuid[], $6::double precision[], $7::bigint[]
+    ) n (policy_id, scope, exact_key, entry_id, similarity, revision)
+), policy AS MATERIALIZED (
     SELECT p.*
     FROM policies p
-    WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
+    WHERE p.tenant = $1 AND p.id = ANY ($2::text[]) AND p.document IS NOT NULL
     FOR SHARE
 ), entry AS MATERIALIZED (
-    SELECT e.id, e.semantic_expires_at
-    FROM entries e CROSS JOIN policy p
-    WHERE e.tenant = $1 AND e.id = $5 AND e.policy_id = $2 AND e.scope = $3
+    SELECT e.id, e.policy_id, e.scope, e.semantic_expires_at
+    FROM entries e JOIN policy p ON p.id = e.policy_id
+    WHERE e.tenant = $1 AND e.id = ANY ($5::uuid[])
         AND e.semantic_expires_at > now()
         AND e.created_at > p.semantic_floor
         AND e.created_at > now() - p.semantic_ttl_seconds * interval '1 second'
         AND e.generation >= p.oldest_generation
         AND e.quarantined_at IS NULL
-    FOR KEY SHARE OF e
-), kept AS (
-    INSERT INTO aliases AS a (
-        tenant, policy_id, scope, exact_key, entry_id, similarity, created_at, expires_at
-    )
-    SELECT
-        $1, $2, $3, $4::bytea, e.id, $6::double precision, now(),
-        least(now() + p.ttl_seconds * interval '1 second', e.semantic_expires_at)
-    FROM policy p CROSS JOIN entry e
-    WHERE ($7::bigint IS NULL OR $7 = p.revision) AND NOT EXISTS (
-        -- An answer put for this very key meanwhile is the better one.
-        SELECT FROM entries o
-        WHERE o.tenant = $1 AND o.policy_id = $2 AND o.scope = $3 AND o.exact_key = $4
-            AND o.exact_expires_at > now() AND o.generation >= p.oldest_generation
-    )
-    ON CONFLICT (tenant, policy_id, scope, exact_key)
-    DO UPDATE SET
-        entry_id = excluded.entry_id, similarity = excluded.similarity,
-        created_at = excluded.created_at, expires_at = excluded.expires_at
-    RETURNING 1
+    -- What is being removed is left out: nobody waits in a circle.
+    FOR KEY SHARE OF e SKIP LOCKED
 )
-SELECT EXISTS (SELECT FROM policy) AS known, EXISTS (SELECT FROM kept) AS kept
+INSERT INTO aliases AS a (
+    tenant, policy_id, scope, exact_key, entry_id, similarity, created_at, expires_at
+)
+SELECT
+    $1, n.policy_id, n.scope, n.exact_key, e.id, n.similarity, now(),
+    least(now() + p.ttl_seconds * interval '1 second', e.semantic_expires_at)
+FROM asked n
+JOIN policy p ON p.id = n.policy_id
+JOIN entry e ON e.id = n.entry_id AND e.policy_id = n.policy_id AND e.scope = n.scope
+WHERE (n.revision IS NULL OR n.revision = p.revision) AND NOT EXISTS (
+    -- An answer put for this very key meanwhile is the better one.
+    SELECT FROM entries o
+    WHERE o.tenant = $1 AND o.policy_id = n.policy_id AND o.scope = n.scope
+        AND o.exact_key = n.exact_key
+        AND o.exact_expires_at > now() AND o.generation >= p.oldest_generation
+)
+-- In one order, so that two replicas never wait for each other in a circle.
+ORDER BY n.policy_id, n.scope, n.exact_key
+ON CONFLICT (tenant, policy_id, scope, exact_key)
+DO UPDATE SET
+    entry_id = excluded.entry_id, similarity = excluded.similarity,
+    created_at = excluded.created_at, expires_at = excluded.expires_at
 
 
 -- beat -- a notification of one's own: $1 channel, $2 what it says

@@ -13,10 +13,11 @@ with the primary's.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec.structs import replace
 
 from cachesvc.errors import NotFound, StoreError
 from cachesvc.store.layers import Layer
@@ -176,7 +177,7 @@ class ReplicaReads(Layer):
             # Nor does it count what changed while the replica was asked.
             if found is not None and found.revision == known and as_of >= self._changed_at(place):
                 replica.reads += 1
-                return dataclasses.replace(found, behind=asked - as_of)
+                return replace(found, behind=asked - as_of)
         found = await find(self._store)
         self._know(place.tenant, place.policy_id, found.revision)
         return found

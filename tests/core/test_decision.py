@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from datetime import datetime, timedelta, timezone
 from uuid import uuid4
 
 import pytest
+from msgspec import structs
 
 from cachesvc.core.decision import decide_exact, decide_nearest
 from cachesvc.core.model import Answer, Candidate, Hit, Miss, Reason, Tier
@@ -85,7 +85,7 @@ def test_an_alias_answers_on_the_exact_tier_while_its_similarity_passes() -> Non
     assert exact(alias) == Hit(Reason.ALIAS, Tier.EXACT, alias)
     assert exact(alias, threshold=0.94) == Miss(Reason.BELOW_THRESHOLD, 0.93)
     assert exact(alias, policy=EXACT_ONLY) == Miss(Reason.NO_ENTRY, 0.93)
-    assert exact(dataclasses.replace(alias, expires_at=NOW)) == Miss(Reason.EXPIRED, 0.93)
+    assert exact(structs.replace(alias, expires_at=NOW)) == Miss(Reason.EXPIRED, 0.93)
 
 
 def test_the_entry_itself_goes_before_an_alias() -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec import structs
 
 from cachesvc.core.model import Answer, Hit, Miss, Reason
 from cachesvc.core.policy import Policy
@@ -17,7 +17,7 @@ from cachesvc.service.policies import Policies
 from cachesvc.service.telemetry import Telemetry
 from cachesvc.settings import Service, Settings
 from cachesvc.store.admin import PostgresAdmin
-from cachesvc.store.base import Place
+from cachesvc.store.base import Alias, Place
 from cachesvc.store.postgres import PostgresStore
 from cachesvc.store.postgres_records import PostgresRecords
 from cachesvc.wire import LookupRequest
@@ -38,7 +38,7 @@ class Forgetful(PostgresStore):
     between: str = ""
 
     async def find_nearest(self, query: NearestQuery) -> Found:
-        found = await super().find_nearest(dataclasses.replace(query, served_from=9.0))
+        found = await super().find_nearest(structs.replace(query, served_from=9.0))
         if self.between:
             await self._database.row(self.between)
         return found
@@ -104,7 +104,7 @@ async def test_an_alias_of_another_space_or_partition_does_not_answer_whoever_na
     await fill(stores)
     stored = await stores.entries.put(new("origin", vector=QUERY, space="old"))
     assert stored.entry_id
-    await stores.entries.add_alias(PLACE, key("other"), stored.entry_id, 0.95)
+    await stores.entries.add_aliases([Alias(PLACE, key("other"), stored.entry_id, 0.95)])
     asked: dict[str, Any] = {"exact_key": key("other").hex(), "embedding": None}
     for fields, reason in (
         ({}, Reason.ALIAS),

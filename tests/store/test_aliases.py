@@ -10,7 +10,7 @@ import pytest
 
 from cachesvc.core.model import Answer
 from cachesvc.core.policy import Policy
-from cachesvc.store.base import Place, Selection
+from cachesvc.store.base import Alias, Place, Selection
 from tests.postgres import POLICY, TENANT, Stores
 from tests.store.entries import PLACE, age, exact, key, nearest, new, save, unit
 from tests.store.waiting import until, waits_for_a_lock
@@ -21,7 +21,7 @@ async def put_with_alias(stores: Stores, ttl: int = 3600, semantic: int | None =
     await save(stores, ttl, semantic)
     stored = await stores.entries.put(new("origin", vector=unit(1)))
     assert stored.entry_id
-    await stores.entries.add_alias(PLACE, key("other"), stored.entry_id, 0.9375)
+    await stores.entries.add_aliases([Alias(PLACE, key("other"), stored.entry_id, 0.9375)])
     return stored.entry_id
 
 
@@ -97,11 +97,11 @@ async def test_an_alias_is_left_to_a_living_entry_of_the_same_place_only(stores:
         Place(TENANT, "second", "shared"),
         Place("globex", POLICY, "shared"),
     ):
-        await stores.entries.add_alias(place, key("x"), entry_id, 0.95)
+        await stores.entries.add_aliases([Alias(place, key("x"), entry_id, 0.95)])
         assert not (await stores.entries.find_exact(exact("x", place))).candidates
-    await stores.entries.add_alias(PLACE, key("x"), uuid4(), 0.95)
+    await stores.entries.add_aliases([Alias(PLACE, key("x"), uuid4(), 0.95)])
     await age(stores, 3601)
-    await stores.entries.add_alias(PLACE, key("x"), entry_id, 0.95)
+    await stores.entries.add_aliases([Alias(PLACE, key("x"), entry_id, 0.95)])
     assert [count.aliases for count in await stores.admin.counts(TENANT)] == [0, 1]
     assert [count.aliases for count in await stores.admin.counts("globex")] == [0]
 
@@ -110,7 +110,7 @@ async def test_an_entry_off_the_semantic_tier_takes_no_alias(stores: Stores) -> 
     await save(stores, 3600)
     stored = await stores.entries.put(new("origin"))
     assert stored.entry_id
-    await stores.entries.add_alias(PLACE, key("other"), stored.entry_id, 0.95)
+    await stores.entries.add_aliases([Alias(PLACE, key("other"), stored.entry_id, 0.95)])
     assert not await answers(stores)
 
 
@@ -148,7 +148,7 @@ async def test_an_alias_that_comes_late_does_not_stand_beside_an_own_answer(
 ) -> None:
     entry_id = await put_with_alias(stores)
     await stores.entries.put(new("other"))
-    await stores.entries.add_alias(PLACE, key("other"), entry_id, 0.99)
+    await stores.entries.add_aliases([Alias(PLACE, key("other"), entry_id, 0.99)])
     found = await stores.entries.find_exact(exact("other"))
     assert [candidate.alias for candidate in found.candidates] == [False]
 
@@ -164,7 +164,7 @@ async def test_an_alias_can_be_left_anew(stores: Stores) -> None:
     await put_with_alias(stores)
     second = await stores.entries.put(new("second", vector=unit(2)))
     assert second.entry_id
-    await stores.entries.add_alias(PLACE, key("other"), second.entry_id, 0.95)
+    await stores.entries.add_aliases([Alias(PLACE, key("other"), second.entry_id, 0.95)])
     (candidate,) = (await stores.entries.find_exact(exact("other"))).candidates
     assert (candidate.entry_id, candidate.similarity) == (second.entry_id, 0.95)
 
@@ -194,7 +194,9 @@ async def test_aliases_and_refreshes_at_once_leave_no_answer_of_a_replaced_entry
         for n in range(60):
             found = (await stores.entries.find_nearest(nearest(unit(1)))).candidates
             for candidate in found:
-                await stores.entries.add_alias(PLACE, key(f"{n}"), candidate.entry_id, 0.95)
+                await stores.entries.add_aliases(
+                    [Alias(PLACE, key(f"{n}"), candidate.entry_id, 0.95)]
+                )
 
     await asyncio.gather(refresh(), alias(), alias())
     (last,) = (await stores.entries.find_exact(exact("origin"))).candidates
@@ -221,13 +223,13 @@ async def test_a_change_of_what_is_compared_ends_every_alias_for_good(
     await stores.admin.save_policy(TENANT, POLICY, two)
     stored = await stores.entries.put(new("origin", vector=unit(1)))
     assert stored.entry_id
-    await stores.entries.add_alias(PLACE, key("other"), stored.entry_id, 0.95)
+    await stores.entries.add_aliases([Alias(PLACE, key("other"), stored.entry_id, 0.95)])
     await stores.admin.save_policy(TENANT, POLICY, Policy(sharing="shared", **change))
     assert await answers(stores) is answers_still
     await stores.admin.save_policy(TENANT, POLICY, two)
     assert await answers(stores) is answers_still
     assert await answers(stores, "origin")
-    await stores.entries.add_alias(PLACE, key("other"), stored.entry_id, 0.95)
+    await stores.entries.add_aliases([Alias(PLACE, key("other"), stored.entry_id, 0.95)])
     assert await answers(stores)
 
 
@@ -249,9 +251,9 @@ async def test_an_alias_of_a_hit_judged_under_a_policy_of_before_is_not_left(
     before = await stores.entries.policy(TENANT, POLICY)
     assert before is not None
     saved, _ = await stores.admin.save_policy(TENANT, POLICY, Policy(window=3))
-    await stores.entries.add_alias(PLACE, key("late"), entry_id, 0.95, before.revision)
+    await stores.entries.add_aliases([Alias(PLACE, key("late"), entry_id, 0.95, before.revision)])
     assert not await answers(stores, "late")
-    await stores.entries.add_alias(PLACE, key("late"), entry_id, 0.95, saved.revision)
+    await stores.entries.add_aliases([Alias(PLACE, key("late"), entry_id, 0.95, saved.revision)])
     assert await answers(stores, "late")
 
 
@@ -264,7 +266,7 @@ async def test_an_alias_left_while_a_policy_waits_to_be_saved_does_not_outlive_t
         await connection.execute("SELECT FROM policies FOR SHARE")
         save = asyncio.create_task(stores.admin.save_policy(TENANT, POLICY, Policy(window=3)))
         await until(lambda: waits_for_a_lock(stores))
-        await stores.entries.add_alias(PLACE, key("late"), entry_id, 0.95)
+        await stores.entries.add_aliases([Alias(PLACE, key("late"), entry_id, 0.95)])
     await save
     assert not await answers(stores, "late")
 
@@ -276,7 +278,7 @@ async def test_an_alias_answers_only_in_the_space_and_partition_that_a_lookup_na
     home = {"space": "s", "partition": key("p")}
     stored = await stores.entries.put(new("origin", vector=unit(1), **home))
     assert stored.entry_id
-    await stores.entries.add_alias(PLACE, key("other"), stored.entry_id, 0.95)
+    await stores.entries.add_aliases([Alias(PLACE, key("other"), stored.entry_id, 0.95)])
     named: list[tuple[dict[str, Any], bool]] = [
         ({}, True),
         (home, True),

@@ -17,6 +17,7 @@ from cachesvc.core.model import Answer
 from cachesvc.core.policy import Policy
 from cachesvc.errors import StoreRefused, StoreUnavailable
 from cachesvc.store.admin import PostgresAdmin
+from cachesvc.store.base import Alias
 from cachesvc.store.leases import Hold
 from cachesvc.store.migrate import migrate_in_subprocess
 from cachesvc.store.pool import connect
@@ -226,7 +227,9 @@ async def test_a_killed_backend_leaves_no_half_put(stores: Stores) -> None:
         # The put reaches its last step and waits there for an alias that we hold.
         await stores.entries.put(new("a", vector=unit(1)))
         found = await stores.entries.find_exact(exact("a"))
-        await stores.entries.add_alias(new().place, key("b"), found.candidates[0].entry_id, 0.95)
+        await stores.entries.add_aliases(
+            [Alias(new().place, key("b"), found.candidates[0].entry_id, 0.95)]
+        )
         await connection.execute("SELECT FROM aliases FOR UPDATE")
         put = asyncio.create_task(stores.entries.put(new("b", vector=unit(2))))
         await until(lambda: waits_for_a_lock(stores))

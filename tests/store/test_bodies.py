@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cachesvc.core.model import Answer
 from cachesvc.errors import StoreRefused
-from cachesvc.store.base import Listing, Room
+from cachesvc.store.base import Alias, Listing, Room
 from cachesvc.store.bodies import packed, unpacked
 from cachesvc.store.migrate import downgrade
 from tests.postgres import POLICY, TENANT, Stores
@@ -86,7 +86,7 @@ async def test_every_way_to_read_an_answer_gives_what_was_put(stores: Stores, na
     await save(stores, 3600)
     entry_id = await put(stores, name)
     body, place = BODIES[name], new("x").place
-    await stores.entries.add_alias(place, exact("other").exact_key, entry_id, 0.95)
+    await stores.entries.add_aliases([Alias(place, exact("other").exact_key, entry_id, 0.95)])
     for wanted in (name, "other"):
         (found,) = (await stores.entries.find_exact(exact(wanted))).candidates
         assert found.answer.body == body

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
+from msgspec import structs
 
 from cachesvc.core.model import Answer
 from cachesvc.store.hot import HotStore
@@ -59,7 +60,7 @@ async def test_what_is_nearly_a_hit_is_asked_for_again(hot: HotStore) -> None:
     assert seen is not None
     before = hot.hits["semantic"]
     for served_from in (seen + 0.001, seen + 0.001, seen, seen):
-        asked = dataclasses.replace(nearest(near(unit(1), 0.95)), served_from=served_from)
+        asked = structs.replace(nearest(near(unit(1), 0.95)), served_from=served_from)
         await hot.find_nearest(asked)
     assert hot.hits["semantic"] - before == 1
 
@@ -119,7 +120,7 @@ async def test_memory_is_bounded_in_bytes_by_what_copies_really_take(
         peak = 0
         for number in range(3000):
             # An exact key answers in every space: 3,000 copies of their own.
-            await hot.find_exact(dataclasses.replace(exact("a"), space=f"{number:0200}"))
+            await hot.find_exact(structs.replace(exact("a"), space=f"{number:0200}"))
             if number % 10 == 0:
                 peak = max(peak, tracemalloc.get_traced_memory()[0] - before)
     finally:

@@ -10,7 +10,7 @@ import pytest
 from cachesvc.core.policy import Policy
 from cachesvc.store import eviction
 from cachesvc.store.admin import _listed
-from cachesvc.store.base import Listing, Place, Room
+from cachesvc.store.base import Alias, Listing, Place, Room
 from cachesvc.store.sql import statement
 from tests.postgres import POLICY, TENANT, Stores
 from tests.store.entries import PLACE, age, exact, key, new, save, unit
@@ -92,7 +92,7 @@ async def test_aliases_go_with_their_entries(stores: Stores) -> None:
     await limit(stores, 1)
     old, young = await put(stores, "0", "1")
     for name, entry in (("a", old), ("b", young)):
-        await stores.entries.add_alias(PLACE, key(name), entry, 0.95)
+        await stores.entries.add_aliases([Alias(PLACE, key(name), entry, 0.95)])
     assert await overflow(stores) == 1
     rows = await stores.database.rows("SELECT entry_id FROM aliases")
     assert [row["entry_id"] for row in rows] == [young]

@@ -12,7 +12,7 @@ from cachesvc.core.policy import Policy
 from cachesvc.errors import NotFound
 from cachesvc.store import admin
 from cachesvc.store.admin import PostgresAdmin
-from cachesvc.store.base import Place, Selection
+from cachesvc.store.base import Alias, Place, Selection
 from cachesvc.store.postgres import PostgresStore, _values
 from cachesvc.store.sql import statement
 from tests.postgres import POLICY, TENANT, Stores
@@ -124,7 +124,7 @@ async def test_a_put_that_names_a_generation_of_the_future_stores_nothing(store:
 
 async def test_a_dropped_put_leaves_the_stored_entry_and_its_aliases(store: Pair) -> None:
     entry_id = await put(store, "a")
-    await store[0].add_alias(PLACE, key("b"), entry_id, 0.95)
+    await store[0].add_aliases([Alias(PLACE, key("b"), entry_id, 0.95)])
     await store[1].purge(Selection(TENANT, POLICY, scope="nobody"), dry_run=False)
     for name in ("a", "b"):
         assert (await store[0].put(new(name, generation=1))).entry_id is None
@@ -137,7 +137,7 @@ async def test_a_purged_policy_shows_nothing_even_before_its_rows_are_gone(
     await save(stores, 3600)
     stored = await stores.entries.put(new("a", vector=unit(1)))
     assert stored.entry_id
-    await stores.entries.add_alias(PLACE, key("b"), stored.entry_id, 0.95)
+    await stores.entries.add_aliases([Alias(PLACE, key("b"), stored.entry_id, 0.95)])
     # The first half of a purge alone, as if the process had died after it.
     await stores.database.row("UPDATE policies SET generation = 2, oldest_generation = 2")
     for name in ("a", "b"):
@@ -146,7 +146,7 @@ async def test_a_purged_policy_shows_nothing_even_before_its_rows_are_gone(
     assert not (await stores.entries.find_nearest(nearest(unit(1)))).candidates
     assert await stores.admin.entry(TENANT, stored.entry_id) is None
     assert (await stores.admin.counts(TENANT))[0].entries == 0
-    await stores.entries.add_alias(PLACE, key("c"), stored.entry_id, 0.95)
+    await stores.entries.add_aliases([Alias(PLACE, key("c"), stored.entry_id, 0.95)])
     assert not (await stores.entries.find_exact(exact("c"))).candidates
     await stores.database.row("UPDATE policies SET purged_at = now()")
     assert await stores.admin.remove_expired(10) == 1
@@ -250,7 +250,9 @@ async def test_purges_and_puts_at_once_never_wait_in_a_circle(store: Pair) -> No
             place = Place(TENANT, policy_id, "shared")
             stored = await store[0].put(new(str(n % 5), place=place, vector=unit(1)))
             if stored.entry_id:
-                await store[0].add_alias(place, key(f"alias {n % 3}"), stored.entry_id, 0.95)
+                await store[0].add_aliases(
+                    [Alias(place, key(f"alias {n % 3}"), stored.entry_id, 0.95)]
+                )
 
     async def purge(selection: Selection) -> None:
         for _ in range(15):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from cachesvc.core.model import Answer
 from cachesvc.core.policy import Policy
@@ -190,7 +190,6 @@ async def test_an_unknown_or_deleted_policy_is_not_found(store: Pair) -> None:
             store[0].find_exact(exact("a", place)),
             store[0].find_nearest(nearest(unit(1), place)),
             store[0].put(new("a", place=place)),
-            store[0].add_alias(place, key("a"), uuid4(), 0.95),
         ):
             with pytest.raises(NotFound, match="cache_policy not found"):
                 await verb
@@ -224,7 +223,7 @@ async def test_older_candidates_are_skipped_when_the_caller_says_so(stores: Stor
 
 
 async def test_everything_that_was_put_is_shown_to_the_operator(store: Pair) -> None:
-    answer = dataclasses.replace(ANSWER, upstream_ms=12.5)
+    answer = structs.replace(ANSWER, upstream_ms=12.5)
     stored = await store[0].put(
         new(
             "a",

@@ -11,7 +11,7 @@ import pytest
 
 from cachesvc.core.policy import Policy
 from cachesvc.store import postgres_records
-from cachesvc.store.base import Place, Selection
+from cachesvc.store.base import Alias, Place, Selection
 from cachesvc.store.records import NewVerdict, ShadowHit
 from tests.postgres import POLICY, TENANT, Stores
 from tests.store.entries import PLACE, exact, key, new, save, unit
@@ -159,7 +159,7 @@ async def test_judging_at_once_never_waits_in_a_circle(stores: Stores) -> None:
     async def judge(worker: int) -> None:
         for n in range(20):
             entry = await put(stores, str(n % 3))
-            await stores.entries.add_alias(PLACE, key(f"alias {n % 4}"), entry, 0.95)
+            await stores.entries.add_aliases([Alias(PLACE, key(f"alias {n % 4}"), entry, 0.95)])
             await stores.records.give_verdict(verdict(entry, wrong=(n + worker) % 2 == 0))
 
     async def purge() -> None:

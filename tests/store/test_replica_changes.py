@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec import structs
 
 from cachesvc.core.policy import Policy
 from cachesvc.store.base import Place, Selection
@@ -71,7 +71,7 @@ async def test_of_a_policy_whose_purge_was_heard_a_replica_behind_is_not_asked(p
                 assert not (await reads.find_nearest(nearest(unit(1)))).candidates
             assert reads.replicas[0].reads == read
             # Of another policy it knows all that it must.
-            other = dataclasses.replace(exact("a"), place=Place(TENANT, "other", "me"))
+            other = structs.replace(exact("a"), place=Place(TENANT, "other", "me"))
 
             async def from_the_replica() -> bool:
                 await reads.find_exact(other)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
+from msgspec import structs
 from pgvector import HalfVector
 
 from cachesvc.core.cells import cell_of
@@ -137,7 +137,7 @@ async def test_every_part_of_a_cell_keeps_its_vectors_apart(stores: Stores, part
     if part in fields:
         fields[part] = b"q" if part == "partition" else "t"
     else:
-        place = dataclasses.replace(place, **{part: "other"})
+        place = structs.replace(place, **{part: "other"})
         await stores.admin.save_policy(
             place.tenant, place.policy_id, (await stores.admin.policies(TENANT))[0].policy
         )

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import pytest
+from msgspec import structs
 
 from cachesvc.core.model import Answer
 from cachesvc.core.policy import Policy
 from cachesvc.errors import NotFound
 from cachesvc.store import sql
-from cachesvc.store.base import UNREAD, ExactQuery, NearestQuery, NewEntry, Place, Selection
+from cachesvc.store.base import UNREAD, Alias, ExactQuery, NearestQuery, NewEntry, Place, Selection
 from tests.store.entries import key, unit
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ async def act(stores: Stores, dice: random.Random, place: Place, ids: list[UUID]
         )
         ids.extend([stored.entry_id] if stored.entry_id else [])
     elif verb == "alias":
-        await stores.entries.add_alias(place, key(dice.choice(NAMES)), other, 0.95)
+        await stores.entries.add_aliases([Alias(place, key(dice.choice(NAMES)), other, 0.95)])
     elif verb == "purge":
         selection = Selection(place.tenant, scope=place.scope, prompt_text=name)
         await unchanged_elsewhere(
@@ -119,7 +119,7 @@ async def check(stores: Stores, dice: random.Random, place: Place) -> None:
         assert row.place == place
         stranger = dice.choice([t for t in TENANTS if t != place.tenant])
         assert await stores.admin.entry(stranger, candidate.entry_id) is None
-        elsewhere = dataclasses.replace(place, tenant=stranger)
+        elsewhere = structs.replace(place, tenant=stranger)
         assert await stores.entries.answer(elsewhere, candidate.entry_id) is None
 
 

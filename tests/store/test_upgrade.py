@@ -11,6 +11,7 @@ from cachesvc.core.policy import Policy
 from cachesvc.errors import StoreUnavailable
 from cachesvc.store import schema
 from cachesvc.store.admin import PostgresAdmin
+from cachesvc.store.base import Alias
 from cachesvc.store.migrate import downgrade, migrate_in_subprocess, status, upgrade
 from cachesvc.store.pool import connect
 from cachesvc.store.postgres import PostgresStore, prompt_hash
@@ -53,7 +54,7 @@ async def test_a_database_of_the_first_release_is_upgraded_with_what_it_holds(
         entries, admin = PostgresStore(database), PostgresAdmin(database)
         await admin.save_policy(TENANT, POLICY, Policy(sharing="shared", max_entries=5))
         entry_id = (await database.row(_OLD_ENTRY, *_old_entry()))["id"]
-        await entries.add_alias(PLACE, key("b"), entry_id, 0.95)
+        await entries.add_aliases([Alias(PLACE, key("b"), entry_id, 0.95)])
         with pytest.raises(StoreUnavailable, match="run cachesvc migrate"):
             await admin.ping()
         await asyncio.to_thread(migrate_in_subprocess, url)

@@ -1,0 +1,49 @@
+"""Aliases are written many at a time, and each stands or falls by itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from cachesvc.core.policy import Policy
+from cachesvc.store.base import Alias, Place
+from tests.postgres import POLICY, TENANT
+from tests.store.entries import PLACE, exact, key, new, unit
+from tests.store.test_aliases import answers, put_with_alias
+
+if TYPE_CHECKING:
+    from tests.postgres import Stores
+
+
+async def test_aliases_that_come_together_are_judged_one_by_one(stores: Stores) -> None:
+    entry_id = await put_with_alias(stores)
+    await stores.admin.save_policy(TENANT, "second", Policy(sharing="shared"))
+    elsewhere = Place(TENANT, "second", "shared")
+    second = await stores.entries.put(new("origin", place=elsewhere, vector=unit(1)))
+    row = await stores.entries.policy(TENANT, POLICY)
+    assert second.entry_id
+    assert row
+    good, other = Alias(PLACE, key("x"), entry_id, 0.95, row.revision), second.entry_id
+    await stores.entries.add_aliases(
+        [
+            Alias(PLACE, key("gone"), uuid4(), 0.95),
+            Alias(PLACE, key("stranger"), other, 0.95),
+            Alias(PLACE, key("late"), entry_id, 0.95, row.revision - 1),
+            Alias(Place(TENANT, "never", "shared"), key("x"), entry_id, 0.95),
+            Alias(elsewhere, key("x"), other, 0.96),
+            good,
+        ]
+    )
+    for name in ("gone", "stranger", "late"):
+        assert not await answers(stores, name)
+    for place, wanted, similarity in ((PLACE, entry_id, 0.95), (elsewhere, other, 0.96)):
+        (found,) = (await stores.entries.find_exact(exact("x", place))).candidates
+        assert (found.entry_id, found.similarity) == (wanted, similarity)
+
+
+async def test_an_alias_waits_for_nobody_who_removes_its_entry(stores: Stores) -> None:
+    entry_id = await put_with_alias(stores)
+    async with stores.database.connection() as connection, connection.transaction():
+        await connection.execute("SELECT FROM entries FOR UPDATE")
+        await stores.entries.add_aliases([Alias(PLACE, key("x"), entry_id, 0.95)])
+    assert not await answers(stores, "x")
