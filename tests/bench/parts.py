@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import httpx
 import msgspec
 
-from cachesvc import settings
 from cachesvc.store.embedded import EmbeddedPostgres
 from cachesvc.store.migrate import migrate_in_subprocess
 from tests.bench import rows
 from tests.bench.load import Figures
-from tests.deploy.processes import Program, free_port
+from tests.deploy.processes import ROOT, Program, free_port
 from tests.end_to_end.stack import COMMAND
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ CONNECTIONS = 16
 
 
 class Stack:
-    """Postgres, the service with and without its hot tier, the floors, the proxy, an upstream."""
+    """Postgres, the service with and without its hot tier, two floors, the proxy, an upstream."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self._folder, self._stack = folder, stack
@@ -35,11 +34,9 @@ class Stack:
         migrate_in_subprocess(server.url)
         self._url = server.url
         self.service, self.service_pid = self._serve("service")
-        self.has_hot = "hot_bytes" in settings.Service.__struct_fields__
-        self.cold = self.service
-        if self.has_hot:
-            self.cold, _ = self._serve("cold", CACHESVC_SERVICE_HOT_BYTES="0")
+        self.cold, _ = self._serve("cold", CACHESVC_SERVICE_HOT_BYTES="0")
         self.floors = self._printed("tests.bench.floors", server.url, str(folder / "floors"))[0]
+        self.plain = self._plain()
         self.upstream = self._printed("tests.bench.constant")[0]
         httpx.put(f"{self.service}/policies/{rows.POLICY}", json={}, trust_env=False)
         self.proxy = self._proxy()
@@ -58,6 +55,13 @@ class Stack:
         words += ["--service-listen", url.removeprefix("http://")]
         program = self._program(name, words, f"{url}/readyz", environment)
         return url, program.process.pid
+
+    def _plain(self) -> str:
+        port = free_port()
+        url = f"http://127.0.0.1:{port}"
+        words = [sys.executable, "-m", "tests.bench.plain", str(port), self._url]
+        self._program("plain", words, f"{url}/livez", {"PYTHONPATH": str(ROOT)})
+        return url
 
     def _proxy(self) -> str:
         url = f"http://127.0.0.1:{free_port()}"

@@ -113,22 +113,22 @@ def semantic_lookups(partition: str, vectors: list[bytes] | None = None) -> list
 
 
 def exact_rows(stack: Stack) -> Iterator[Row]:
+    """Beside handlers as they are written; and beside the least that our own server can do."""
     body, told = exact_lookup(), b"text/plain"
-    if stack.has_hot:
-        yield rates(
-            "1 exact hit from memory / constant reply",
-            lambda: send(stack.floors, "/constant", body, expect=told),
-            lambda: send(stack.service, "/cache/lookup", body, expect=told),
-            0.50,
-        )
-    else:
-        Console().print("no hot tier yet (service.hot_bytes): row 1 is left out")
-    yield rates(
-        "2 exact hit from Postgres / handler of `select 1`",
-        lambda: send(stack.floors, "/one", body, expect=told),
-        lambda: send(stack.cold, "/cache/lookup", body, expect=told),
-        0.75,
-    )
+    for ours, url, what, floor, bound in (
+        ("1 exact hit from memory", stack.service, "constant reply", "/constant", 0.50),
+        ("2 exact hit from Postgres", stack.cold, "`select 1`", "/one", 0.75),
+    ):
+        for server, handlers, aimed in (
+            ("Starlette on uvicorn", stack.plain, bound),
+            ("bare, our server", stack.floors, None),
+        ):
+            yield rates(
+                f"{ours} / {what}, {server}",
+                partial(send, handlers, floor, body, expect=told),
+                partial(send, url, "/cache/lookup", body, expect=told),
+                aimed,
+            )
 
 
 def semantic_rows(stack: Stack) -> Iterator[Row]:
