@@ -14,6 +14,10 @@ _T = TypeVar("_T")
 _abandoned: set[asyncio.Task[Any]] = set()
 
 
+def _nothing() -> None:
+    pass
+
+
 class Overdue(Exception):
     """The work was not done in time. What is left of it is cancelled, and not waited for."""
 
@@ -21,24 +25,31 @@ class Overdue(Exception):
 class Within(Generic[_T]):
     """`await Within(seconds, work)`: the result of `work`, or Overdue after `seconds`.
 
-    The deadline is detached: what hangs may hang in its cancellation, too. A cancellation of who
-    waits here passes into `work`, and is waited for till the deadline. `over` is called once, when
-    the work has really ended.
+    The deadline is detached: what hangs may hang in its cancellation, too. The work is cancelled
+    before Overdue is raised, and what it then still waits for it does in a task of its own. `late`
+    is called before it is cancelled, `over` once it has really ended. A cancellation of who waits
+    here passes into the work, and is waited for till the deadline.
+
+    The work uses Within, not asyncio.timeout(), for deadlines of its own: the latter cancels the
+    task it began in, and the work may end in another. Nor does it wait for a task slow to end.
 
     No task of its own, which would be half of the price of a lookup by key: the work is done by
     the task that waits, and the deadline cancels what it waits for.
     """
 
-    __slots__ = ("_awaited", "_over", "_overdue", "_rest", "_seconds", "_work")
+    __slots__ = ("_awaited", "_late", "_over", "_overdue", "_rest", "_seconds", "_work")
 
     def __init__(
         self,
         seconds: float,
         work: Coroutine[Any, Any, _T],
-        over: Callable[[], None] = lambda: None,
+        *,
+        late: Callable[[], None] = _nothing,
+        over: Callable[[], None] = _nothing,
     ) -> None:
         self._seconds = seconds
         self._work = work
+        self._late = late
         self._over = over
         self._awaited: Any = None
         self._rest: asyncio.Task[Any] | None = None
@@ -49,48 +60,70 @@ class Within(Generic[_T]):
         try:
             if asyncio.current_task() is None:
                 yield  # drivers and timeouts want one (begun.py)
-            return (yield from self._done())
+            step, argument = self._work.send, None
+            while True:
+                self._awaited = step(argument)
+                if self._overdue:
+                    self._leave()
+                    raise _overdue()
+                try:
+                    argument = yield self._awaited
+                    step = self._work.send
+                except BaseException as error:
+                    if self._overdue and isinstance(error, asyncio.CancelledError):
+                        self._cancel(error)
+                        raise _overdue() from None
+                    step, argument = self._work.throw, error
+        except StopIteration as done:
+            result: _T = done.value
+            return result
         finally:
             timer.cancel()
             if self._rest is None:
                 self._work.close()
                 self._over()
 
-    def _done(self) -> Generator[Any, Any, _T]:
-        step, argument = self._work.send, None
-        while True:
-            try:
-                self._awaited = step(argument)
-            except StopIteration as done:
-                result: _T = done.value
-                return result
-            if self._overdue:
-                raise self._late()
-            try:
-                argument = yield self._awaited
-                step = self._work.send
-            except BaseException as error:
-                if self._overdue and isinstance(error, asyncio.CancelledError):
-                    raise self._late() from None
-                step, argument = self._work.throw, error
-
     def _end(self) -> None:
         self._overdue = True
+        self._late()
         if self._awaited is not None:
             self._awaited.cancel()
 
-    def _late(self) -> BaseException:
-        """What becomes of the waiting; the work goes on to its end in a task of its own."""
-        self._rest = asyncio.get_running_loop().create_task(Rest(self._work, self._awaited))
-        self._rest.cancel()
+    def _cancel(self, error: asyncio.CancelledError) -> None:
+        """Cancel the work, which waited for what `_end` has cancelled.
+
+        Raises StopIteration where the work ends well all the same.
+        """
+        try:
+            self._awaited = self._work.throw(error)
+        except StopIteration:
+            raise
+        except (Exception, asyncio.CancelledError):
+            return  # whatever it makes of a cancellation: who waited hears that it is overdue
+        self._hand_on()
+
+    def _leave(self) -> None:
+        """Cancel what the work has come to wait for since; and the work, once that has seen it."""
+        if self._awaited is not None:
+            self._awaited.cancel()
+        self._hand_on().cancel()
+
+    def _hand_on(self) -> asyncio.Task[Any]:
+        rest = asyncio.get_running_loop().create_task(Rest(self._work, self._awaited))
+        self._rest = rest
         # asyncio keeps weak references only, and reports errors that nobody retrieved.
-        _abandoned.add(self._rest)
-        self._rest.add_done_callback(self._ended)
-        task = asyncio.current_task()
-        return asyncio.CancelledError() if task is not None and task.cancelling() else Overdue()
+        _abandoned.add(rest)
+        rest.add_done_callback(self._ended)
+        return rest
 
     def _ended(self, rest: asyncio.Task[Any]) -> None:
         _abandoned.discard(rest)
         if not rest.cancelled():
             rest.exception()
         self._over()
+
+
+def _overdue() -> BaseException:
+    """A cancellation of who waits is not lost in the same moment's deadline."""
+    task = asyncio.current_task()
+    return asyncio.CancelledError() if task is not None and task.cancelling() else Overdue()

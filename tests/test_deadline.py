@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 
 import pytest
 
@@ -36,7 +37,7 @@ class Work:
 async def test_the_result_is_given_by_the_task_that_waits() -> None:
     work, ends = Work(), list[bool]()
     work.may_end.set()
-    assert await Within(PATIENCE, work.run(), lambda: ends.append(True)) == "done"
+    assert await Within(PATIENCE, work.run(), over=lambda: ends.append(True)) == "done"
     assert work.task is asyncio.current_task()
     assert ends == [True]
 
@@ -48,14 +49,14 @@ async def test_an_error_of_the_work_is_the_waiters() -> None:
 
     ends = list[bool]()
     with pytest.raises(LookupError):
-        await Within(PATIENCE, fails(), lambda: ends.append(True))
+        await Within(PATIENCE, fails(), over=lambda: ends.append(True))
     assert ends == [True]
 
 
 async def test_nobody_waits_for_overdue_work_that_hangs_in_its_cancellation() -> None:
     work, ended = Work(), asyncio.Event()
     with pytest.raises(Overdue):
-        await Within(0.01, work.run(), ended.set)
+        await Within(0.01, work.run(), over=ended.set)
     await asyncio.wait_for(work.cancelled.wait(), PATIENCE)
     assert not ended.is_set()  # it still has its place
     work.may_give_up.set()
@@ -70,7 +71,7 @@ async def test_overdue_work_that_never_waits_long_is_ended_too() -> None:
             await asyncio.sleep(0)
 
     with pytest.raises(Overdue):
-        await Within(0.01, restless(), ended.set)
+        await Within(0.01, restless(), over=ended.set)
     await asyncio.wait_for(ended.wait(), PATIENCE)
 
 
@@ -86,7 +87,7 @@ async def test_overdue_work_that_ends_in_an_error_reports_to_nobody(
             raise LookupError from None
 
     with pytest.raises(Overdue):
-        await Within(0.01, fails(), ended.set)
+        await Within(0.01, fails(), over=ended.set)
     await asyncio.wait_for(ended.wait(), PATIENCE)
     assert not caplog.records
 
@@ -95,7 +96,7 @@ async def test_a_cancellation_of_the_waiter_passes_into_the_work() -> None:
     work, ends = Work(), list[bool]()
 
     async def wait() -> str:
-        return await Within(PATIENCE, work.run(), lambda: ends.append(True))
+        return await Within(PATIENCE, work.run(), over=lambda: ends.append(True))
 
     waiter = asyncio.create_task(wait())
     await asyncio.sleep(0)
@@ -111,7 +112,7 @@ async def test_a_cancelled_waiter_is_not_kept_past_the_deadline() -> None:
     work, ended = Work(), asyncio.Event()
 
     async def wait() -> str:
-        return await Within(0.05, work.run(), ended.set)
+        return await Within(0.05, work.run(), over=ended.set)
 
     waiter = asyncio.create_task(wait())
     await asyncio.sleep(0)
@@ -142,7 +143,7 @@ async def test_what_begins_without_a_task_has_one_before_its_work_begins() -> No
     results = list[str]()
 
     async def request() -> None:
-        results.append(await Within(PATIENCE, work.run(), ended.set))
+        results.append(await Within(PATIENCE, work.run(), over=ended.set))
 
     kept = list[asyncio.Task[None]]()
 
@@ -164,7 +165,7 @@ async def test_a_task_cancelled_before_its_turn_leaves_nothing_behind() -> None:
     tasks = list[asyncio.Task[None]]()
 
     async def request() -> None:
-        await Within(PATIENCE, work.run(), ended.set)
+        await Within(PATIENCE, work.run(), over=ended.set)
 
     def begin() -> None:
         rest = begun(request())
@@ -177,3 +178,19 @@ async def test_a_task_cancelled_before_its_turn_leaves_nothing_behind() -> None:
     with pytest.raises(asyncio.CancelledError):
         await tasks[0]
     assert work.task is None  # it never began
+
+
+async def test_what_overdue_work_has_come_to_wait_for_since_is_cancelled_too() -> None:
+    """The result comes in the very moment of the deadline, and the work waits for the next one."""
+    loop = asyncio.get_running_loop()
+    first, second = loop.create_future(), loop.create_future()
+
+    async def twice() -> None:
+        await first
+        await second
+
+    loop.call_later(0.01, first.set_result, None)
+    loop.call_later(0.001, time.sleep, 0.03)  # both are due when the loop looks again
+    with pytest.raises(Overdue):
+        await Within(0.01, twice())
+    assert second.cancelled()

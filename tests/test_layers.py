@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config_checks": {"errors", "settings"},
     "dialects": {"core", "errors"},
     "embed": {"errors", "settings"},
-    "store": {"core", "errors"},
+    "store": {"core", "deadline", "errors"},
     "edge": {"begun", "errors"},
     "begun": set(),
     "deadline": {"begun"},

@@ -53,6 +53,10 @@ class Budget:
         self._clock = clock
         self._began = clock()
 
+    def pass_by(self) -> None:
+        """It is used up."""
+        self.passed = True
+
     @property
     def spent(self) -> float:
         return self._clock() - self._began
@@ -69,9 +73,8 @@ async def within(budget: Budget, work: Coroutine[Any, Any, _T]) -> _T:
     cancellation, too.
     """
     try:
-        return await Within(max(0.0, budget.left), work)
+        return await Within(max(0.0, budget.left), work, late=budget.pass_by)
     except Overdue:
-        budget.passed = True
         raise DeadlinePassed from None
 
 

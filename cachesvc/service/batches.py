@@ -47,7 +47,7 @@ class Batches(Generic[K, V]):
         merged: Callable[[V, V], V],
         telemetry: Telemetry,
     ) -> None:
-        """`write` raises StoreError; `merged` makes one of two values of a key."""
+        """`write` raises StoreError; `merged` makes one of a key's older and newer value."""
         self._terms = terms
         self._write = write
         self._merged = merged
@@ -116,8 +116,16 @@ class Batches(Generic[K, V]):
                     del theirs[: len(batch)]
             finally:
                 for key, value in theirs:
-                    self.add(tenant, key, value)
+                    self._put_back(tenant, key, value)
         return True
+
+    def _put_back(self, tenant: str, key: K, value: V) -> None:
+        """Have a value written later, as what came before all that waits now."""
+        theirs = self._waiting.get(tenant, {})
+        if key in theirs:
+            theirs[key] = self._merged(value, theirs[key])
+        else:
+            self.add(tenant, key, value)
 
     async def _over(self, tenant: str, batch: list[tuple[K, V]]) -> bool:
         """Write a batch; False where it was not, and may be later."""

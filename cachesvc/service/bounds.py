@@ -50,7 +50,7 @@ class Bounds:
             raise Busy
         self._running += 1
         try:
-            result = await Within(seconds or self._seconds, work, self._over)
+            result = await Within(seconds or self._seconds, work, over=self._over)
         except Overdue:
             late = StoreUnavailable()
             self._faults.failed(late.message)

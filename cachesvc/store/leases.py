@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
+from cachesvc.deadline import Overdue, Within
 from cachesvc.errors import StoreUnavailable
 from cachesvc.store.faults import FOREIGN, as_ours, foreign_errors_as_ours
 
@@ -54,9 +55,16 @@ class Leases:
         if connection is not None and _open(connection):
             return connection
         try:
-            if connection is not None:
-                await self.pool.release(connection)
-            return await self.pool.acquire(timeout=self._new_seconds)
+            return await Within(self._new_seconds, self._new(connection))
+        except Overdue:
+            raise TimeoutError from None
+
+    async def _new(self, worn: Any) -> Any:
+        """A connection in the place of `worn`, or None; without one the place is given up."""
+        try:
+            if worn is not None:
+                await self.pool.release(worn, timeout=self._new_seconds)
+            return await self.pool.acquire()
         except BaseException:
             self._pass_on(None)
             raise
@@ -89,7 +97,7 @@ class Leases:
     async def give_back(self, connection: Any) -> None:
         """Let the pool have a connection: to mend it, to end it, or to close."""
         try:
-            await self.pool.release(connection)
+            await self.pool.release(connection, timeout=self._new_seconds)
         finally:
             self._pass_on(None)
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import asyncpg
 import msgspec
 
+from cachesvc.deadline import Overdue, Within
 from cachesvc.errors import StoreError
 from cachesvc.store.faults import FOREIGN, as_ours
 from cachesvc.store.listener import Listener
@@ -123,9 +124,8 @@ class Notices:
         self._waiting.append(heard)
         self._wanted.set()
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
-                await heard.wait()
-        except TimeoutError:
+            await Within(_PATIENCE_SECONDS, heard.wait())
+        except Overdue:
             self._proved = _NEVER
 
     async def run(self, heard: Callable[[str | None], None]) -> None:

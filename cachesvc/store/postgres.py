@@ -60,19 +60,17 @@ class PostgresStore(Lowest):
             query.space,
             query.partition,
         )
-        found = sorted(_stored(rows), key=lambda row: bool(row["alias"]))
-        dead = [row for row in found if not row["lives"]]
-        return Found(
-            revision=rows[0]["revision"],
-            generation=rows[0]["generation"],
-            now=rows[0]["now"],
-            candidates=tuple(
-                _candidate(row, row["similarity"], alias=row["alias"])
-                for row in found
-                if row["lives"] and row["young"]
-            ),
-            dead=("quarantined" if dead[0]["quarantined"] else "expired") if dead else None,
-        )
+        found = _stored(rows)
+        if len(found) > 1:
+            found.sort(key=lambda row: bool(row["alias"]))
+        candidates, dead = [], None
+        for row in found:
+            if not row["lives"]:
+                dead = dead or ("quarantined" if row["quarantined"] else "expired")
+            elif row["young"]:
+                candidates.append(_candidate(row, row["similarity"], alias=row["alias"]))
+        first = rows[0]
+        return Found(first["revision"], first["generation"], first["now"], tuple(candidates), dead)
 
     async def find_nearest(self, query: NearestQuery) -> Found:
         rows = await self._nearest(query)

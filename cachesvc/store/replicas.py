@@ -19,13 +19,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
 
+from cachesvc.deadline import Overdue, Within
 from cachesvc.errors import NotFound, StoreError
 from cachesvc.store.layers import Layer
 from cachesvc.store.notices import change_of, since_boot
 from cachesvc.store.sql import statement
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
+    from typing import Any
 
     from cachesvc.store.base import (
         EntryStore,
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from cachesvc.store.layers import LayeredStore
     from cachesvc.store.notices import Notices
     from cachesvc.store.pool import Database
+
+    Find = Callable[[EntryStore], Coroutine[Any, Any, Found]]
 
 log = logging.getLogger("cachesvc.store")
 
@@ -167,7 +171,7 @@ class ReplicaReads(Layer):
             self._change(entry.place.tenant, entry.place.policy_id)
         return stored
 
-    async def _find(self, place: Place, find: Callable[[EntryStore], Awaitable[Found]]) -> Found:
+    async def _find(self, place: Place, find: Find) -> Found:
         known = self._revisions.get((place.tenant, place.policy_id))
         replica = None if known is None else self._fresh(place)
         if replica is not None:
@@ -182,15 +186,12 @@ class ReplicaReads(Layer):
         self._know(place.tenant, place.policy_id, found.revision)
         return found
 
-    async def _try(
-        self, replica: Replica, find: Callable[[EntryStore], Awaitable[Found]]
-    ) -> Found | None:
+    async def _try(self, replica: Replica, find: Find) -> Found | None:
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
-                return await find(replica.store)
+            return await Within(_PATIENCE_SECONDS, find(replica.store))
         except NotFound:
             return None
-        except TimeoutError:
+        except Overdue:
             replica.rest("it did not answer in time", self._clock())
         except StoreError as exc:
             replica.rest(exc.message, self._clock())

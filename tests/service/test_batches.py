@@ -13,6 +13,8 @@ import pytest
 
 from cachesvc.core.model import Answer, Candidate
 from cachesvc.core.policy import Policy
+from cachesvc.errors import StoreUnavailable
+from cachesvc.service.batches import Batches, Terms
 from cachesvc.service.hits import _TERMS, Hits
 from cachesvc.service.shadow import Shadow
 from cachesvc.service.telemetry import Telemetry
@@ -210,3 +212,44 @@ async def test_shadow_hits_of_an_outage_are_recorded_after_it_each_once(stores: 
     await database.close()
     keys = await stores.database.rows("SELECT exact_key FROM shadow_hits ORDER BY exact_key")
     assert [int.from_bytes(row[0], "big") for row in keys] == [0, 1, 2, 3]
+
+
+async def holds(it: bool) -> bool:
+    return it
+
+
+async def test_of_two_values_of_a_key_the_later_stays_the_later_after_a_fault() -> None:
+    written = list[tuple[str, str]]()
+
+    async def write(_tenant: str, batch: list[tuple[str, str]]) -> None:
+        if not written:
+            written.append(("", ""))
+            assert batches.add(FIRST, "key", "new")
+            raise StoreUnavailable
+        written.extend(batch)
+
+    telemetry = Telemetry(Settings())
+    terms = Terms("alias", "leaving aliases", every_seconds=0.01, at_most=10, batch=10)
+    batches = Batches[str, str](terms, write, lambda _, later: later, telemetry)
+    assert batches.add(FIRST, "key", "old")
+    await until(lambda: holds(len(written) > 1))
+    await batches.drain(5)
+    assert written[1:] == [("key", "new")]
+
+
+async def test_the_first_value_is_written_at_once_and_those_behind_it_together() -> None:
+    rounds = list[list[str]]()
+
+    async def write(_tenant: str, batch: list[tuple[str, str]]) -> None:
+        rounds.append([key for key, _ in batch])
+
+    terms = Terms("alias", "leaving aliases", every_seconds=60, at_most=100, batch=100)
+    batches = Batches[str, str](terms, write, lambda _, later: later, Telemetry(Settings()))
+    batches.add(FIRST, "0", "")
+    await until(lambda: holds(bool(rounds)))
+    for number in range(1, 9):
+        batches.add(FIRST, str(number), "")
+        await asyncio.sleep(0)
+    assert rounds == [["0"]]
+    await batches.drain(5)
+    assert rounds == [["0"], [str(number) for number in range(1, 9)]]

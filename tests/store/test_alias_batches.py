@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -47,3 +48,31 @@ async def test_an_alias_waits_for_nobody_who_removes_its_entry(stores: Stores) -
         await connection.execute("SELECT FROM entries FOR UPDATE")
         await stores.entries.add_aliases([Alias(PLACE, key("x"), entry_id, 0.95)])
     assert not await answers(stores, "x")
+
+
+async def test_an_alias_that_somebody_removes_is_not_waited_for(stores: Stores) -> None:
+    entry_id = await put_with_alias(stores)
+    second = await stores.entries.put(new("second", vector=unit(2)))
+    assert second.entry_id
+    async with stores.database.connection() as connection, connection.transaction():
+        await connection.execute("SELECT FROM aliases FOR UPDATE")
+        await stores.entries.add_aliases(
+            [
+                Alias(PLACE, key("other"), second.entry_id, 0.95),
+                Alias(PLACE, key("x"), second.entry_id, 0.95),
+            ]
+        )
+    for name, wanted in (("other", entry_id), ("x", second.entry_id)):
+        (found,) = (await stores.entries.find_exact(exact(name))).candidates
+        assert found.entry_id == wanted
+
+
+async def test_two_who_write_the_same_aliases_do_not_wait_in_a_circle(stores: Stores) -> None:
+    entry_id = await put_with_alias(stores)
+    aliases = [Alias(PLACE, key(f"{number}"), entry_id, 0.95) for number in range(50)]
+    for _ in range(10):
+        batches = aliases, aliases[::-1], aliases[25:] + aliases[:25]
+        await asyncio.gather(*(stores.entries.add_aliases(batch) for batch in batches))
+        await stores.database.rows("DELETE FROM aliases WHERE tenant = $1", TENANT)
+    await stores.entries.add_aliases(aliases)
+    assert [count.aliases for count in await stores.admin.counts(TENANT)] == [50]

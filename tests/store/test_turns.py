@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from cachesvc.core.policy import Policy
+from cachesvc.deadline import Overdue, Within
 from cachesvc.errors import StoreError
 from cachesvc.store.patience import patient
 from cachesvc.store.pool import HOUSEKEEPERS, connect
@@ -152,3 +154,22 @@ async def test_no_lookup_waits_for_housekeeping(stores: Stores) -> None:
     assert begun.locked()
     over.set()
     await asyncio.gather(*sweeps)
+
+
+async def test_deadlines_that_pass_while_one_waits_cost_no_connection(stores: Stores) -> None:
+    """Also those that pass in the very moment in which a turn, or an answer, comes."""
+    database, loop = stores.database, asyncio.get_running_loop()
+
+    async def hasty(number: int) -> None:
+        with contextlib.suppress(Overdue):
+            await Within(0.004 + number % 7 / 1000, twice())
+
+    async def twice() -> None:
+        await database.row("SELECT pg_sleep(0.002)")
+        await database.row("SELECT pg_sleep(0.002)")
+
+    for _ in range(30):
+        loop.call_later(0.003, time.sleep, 0.004)  # the loop lags: much is due at once
+        await asyncio.gather(*(hasty(number) for number in range(12)))
+    pids = asyncio.gather(*(database.row("SELECT pg_backend_pid(), pg_sleep(0.1)") for _ in "1234"))
+    assert len({row[0] for row in await asyncio.wait_for(pids, 30)}) == 4
