@@ -59,8 +59,10 @@ async def tend_leaves(
                 swept = began
                 await sweep(database, growing)
             await tend(database, growing)
-            faults.fine()
         except StoreError as exc:
             faults.failed(exc.message)
-            await asyncio.sleep(every)
-        await asyncio.sleep(every if growing.crowded() is None else time.monotonic() - began)
+            pause = every
+        else:
+            faults.fine()
+            pause = every if growing.crowded() is None else time.monotonic() - began
+        await asyncio.sleep(pause)

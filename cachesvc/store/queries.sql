@@ -144,7 +144,7 @@ WITH size AS MATERIALIZED (
             AND l.leaf <> $11 AND l.closed_at IS NULL
         -- The code is the same all over the cell: within it this is the order of similarity.
         ORDER BY (l.centroid || l.code)::halfvec({coded}) <=> $10::halfvec({coded})
-        LIMIT {more_probes}
+        LIMIT {most_probes}
     )
     UNION ALL
     -- What is being moved may still be in its old leaf.

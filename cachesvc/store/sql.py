@@ -14,7 +14,7 @@ _RANKED_VALUES = 1_536_000
 # So many leaves are scanned. Of prompts that lie around 60 topics in a cell of 100,000 entries, 8
 # hold what is at cosine .94 in 999 of 1,000 cases, 12 in all. It takes more of 10^6 entries, where
 # 17,000 at a time are equally far from each other.
-_PROBES, _MORE_PROBES, _MANY = 12, 32, 1000
+_PROBES, _MORE_PROBES, _MOST_PROBES, _MANY = 12, 32, 48, 1000
 _SPLITTING = 32  # at once, and scanned, too: one for each process that splits
 _HEADING = re.compile(r"^-- (\w+) -- .+$", re.MULTILINE)
 
@@ -39,6 +39,7 @@ def statement_for(name: str, dimensions: int) -> str:
         "splitting": _SPLITTING,
         "probes": _PROBES,
         "more_probes": _MORE_PROBES,
+        "most_probes": _MOST_PROBES,
         "many": _MANY,
     }
     text = _statements()[name]
