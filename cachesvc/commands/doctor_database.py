@@ -30,7 +30,8 @@ def examine_database(settings: Settings, embedded: set[int]) -> Iterator[Finding
 
     url = settings.service.database_url or EmbeddedPostgres.running_url(settings.data_path)
     if not url:
-        yield Finding("database", WARN, "the embedded server does not run", "cachesvc up")
+        said = f"no embedded server runs in {settings.data_path}"
+        yield Finding("database", WARN, said, "cachesvc up, or another --data-dir")
         return
     try:
         found = status(url)

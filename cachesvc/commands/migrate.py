@@ -32,7 +32,7 @@ def migrate() -> None:
 @settings_flags(*_FLAGS)
 def up(settings: Settings, *, revision: str) -> None:
     """Migrate up to REVISION; the newest by default. Several at once wait for each other."""
-    with opened_database(settings) as url:
+    with opened_database(settings, create=True) as url:
         migrations.upgrade(url, revision)
         _say_where(url)
 

@@ -124,8 +124,11 @@ def _misfit(message: str) -> BadRequest | Invalid:
     what, _, where = message.partition(" - at `$")
     if "out of range" in what:  # 1e400: a number as the grammar has it, but none that we can keep
         return Invalid(f"policy{where.rstrip('`')}: must be finite")
-    kind = Invalid if "unknown field" in what else BadRequest
-    return kind(f"policy: {message}")
+    what, where = what.replace("`", ""), where.rstrip("`")
+    _, unknown, name = what.partition("unknown field ")
+    if unknown:
+        return Invalid(f"policy{where}.{name}: is no field of a policy")
+    return BadRequest(f"policy{where}: {what[:1].lower()}{what[1:]}")
 
 
 def check_policy(policy: Policy, policy_id: str) -> None:

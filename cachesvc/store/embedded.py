@@ -84,6 +84,11 @@ class EmbeddedPostgres:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
+    @property
+    def exists(self) -> bool:
+        """Whether it has ever been started."""
+        return self._cluster.exists()
+
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 

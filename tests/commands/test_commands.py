@@ -142,6 +142,20 @@ def test_the_database_is_migrated_down_and_up_from_the_command_line(tmp_path: Pa
     assert 100 in json.loads(out)["indexed_dimensions"]
 
 
+@pytest.mark.parametrize(
+    "verb", [("status",), ("vacuum",), ("reindex",), ("down", "base", "--yes")]
+)
+def test_whoever_asks_for_another_directorys_database_makes_none(
+    tmp_path: Path, verb: tuple[str, ...]
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    code, _, err = run(None, "migrate", *verb, data_dir=elsewhere)
+    assert code != 0
+    assert str(elsewhere) in err
+    assert "--data-dir" in err
+    assert not (elsewhere / "postgres").exists()
+
+
 def test_the_doctor_finds_what_runs_and_what_does_not(up: Up, tmp_path: Path) -> None:
     service, proxy = (url.removeprefix("http://") for url in (up.service, up.proxy))
     data_dir = str(up.banner.split("data")[1].split()[0])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cachesvc.core.policy import Policy, match_policy, read_policy, resolve
-from cachesvc.errors import BadRequest, Invalid
+from cachesvc.errors import BadRequest, Invalid, RequestError
 
 
 def read(**fields: Any) -> Policy:
@@ -117,3 +117,18 @@ def test_one_policy_rules_a_request(policies: list[dict[str, Any]], chosen: str 
     assert (found.name if found else None) == chosen
     again = match_policy(read_all[::-1], model="m", scope_of=lambda _: "s")
     assert again == found
+
+
+@pytest.mark.parametrize(
+    ("document", "told"),
+    [
+        (b'{"treshold": 1}', "policy.treshold: is no field of a policy"),
+        (b'{"threshold": "high"}', "policy.threshold: expected float, got str"),
+        (b'{"tiers": [3]}', "policy.tiers[0]: expected str, got int"),
+        (b"[]", "policy: expected object, got array"),
+    ],
+)
+def test_a_misfit_names_its_field(document: bytes, told: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        read_policy(document, "p")
+    assert refused.value.message == told
