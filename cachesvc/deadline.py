@@ -30,8 +30,8 @@ class Within(Generic[_T]):
     is called before it is cancelled, `over` once it has really ended. A cancellation of who waits
     here passes into the work, and is waited for till the deadline.
 
-    The work uses Within, not asyncio.timeout(), for deadlines of its own: the latter cancels the
-    task it began in, and the work may end in another. Nor does it wait for a task slow to end.
+    The work uses Within for deadlines of its own, where it can: asyncio.timeout() cancels the task
+    it began in, and the work may end in another. Nor does it wait for a task slow to end.
 
     No task of its own, which would be half of the price of a lookup by key: the work is done by
     the task that waits, and the deadline cancels what it waits for.
@@ -64,14 +64,15 @@ class Within(Generic[_T]):
             while True:
                 self._awaited = step(argument)
                 if self._overdue:
-                    self._leave()
+                    self._end()  # nobody else cancels what it has come to wait for since
+                    yield from self._hand_on()
                     raise _overdue()
                 try:
                     argument = yield self._awaited
                     step = self._work.send
                 except BaseException as error:
                     if self._overdue and isinstance(error, asyncio.CancelledError):
-                        self._cancel(error)
+                        yield from self._hand_on()
                         raise _overdue() from None
                     step, argument = self._work.throw, error
         except StopIteration as done:
@@ -89,32 +90,19 @@ class Within(Generic[_T]):
         if self._awaited is not None:
             self._awaited.cancel()
 
-    def _cancel(self, error: asyncio.CancelledError) -> None:
-        """Cancel the work, which waited for what `_end` has cancelled.
+    def _hand_on(self) -> Generator[None, None, None]:
+        """Have the work cancelled in a task of its own; wait until it has heard of it.
 
-        Raises StopIteration where the work ends well all the same.
+        Never in the task that waits: what a driver then begins, with a timeout that is the task's,
+        may end long after that has gone on to something else.
         """
-        try:
-            self._awaited = self._work.throw(error)
-        except StopIteration:
-            raise
-        except (Exception, asyncio.CancelledError):
-            return  # whatever it makes of a cancellation: who waited hears that it is overdue
-        self._hand_on()
-
-    def _leave(self) -> None:
-        """Cancel what the work has come to wait for since; and the work, once that has seen it."""
-        if self._awaited is not None:
-            self._awaited.cancel()
-        self._hand_on().cancel()
-
-    def _hand_on(self) -> asyncio.Task[Any]:
         rest = asyncio.get_running_loop().create_task(Rest(self._work, self._awaited))
+        rest.cancel()
         self._rest = rest
         # asyncio keeps weak references only, and reports errors that nobody retrieved.
         _abandoned.add(rest)
         rest.add_done_callback(self._ended)
-        return rest
+        yield
 
     def _ended(self, rest: asyncio.Task[Any]) -> None:
         _abandoned.discard(rest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import time
 
@@ -194,3 +195,33 @@ async def test_what_overdue_work_has_come_to_wait_for_since_is_cancelled_too() -
     with pytest.raises(Overdue):
         await Within(0.01, twice())
     assert second.cancelled()
+
+
+async def test_a_timeout_that_a_cleanup_begins_never_cancels_who_has_gone_on() -> None:
+    """As a driver's does, which bounds its farewell to a frozen server."""
+    cleaned = asyncio.Event()
+
+    async def lingers() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await asyncio.Event().wait()
+            cleaned.set()
+
+    with pytest.raises(Overdue):
+        await Within(0.01, lingers())
+    await asyncio.wait_for(cleaned.wait(), PATIENCE)
+    await asyncio.sleep(0.05)
+    task = asyncio.current_task()
+    assert task is not None
+    assert not task.cancelling()
+
+
+async def test_overdue_work_has_heard_of_it_when_its_waiter_does() -> None:
+    work = Work()
+    work.may_give_up.set()
+    with pytest.raises(Overdue):
+        await Within(0.01, work.run())
+    assert work.cancelled.is_set()

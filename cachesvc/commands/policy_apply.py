@@ -133,10 +133,7 @@ def _check(name: str, policy_id: str, fields: Any) -> None:
     try:
         read_policy(_encoded(fields), policy_id, messagepack=True)
     except (BadRequest, Invalid) as exc:
-        what, _, where = exc.message.removeprefix("policy").partition(" - at `$")
-        if where:  # msgspec puts the place last
-            what = f"{where.rstrip('`')}{what}"
-        raise ConfigError(f"{name}: {at}{what}") from exc
+        raise ConfigError(f"{name}: {at}{exc.message.removeprefix('policy')}") from exc
     except OverflowError as exc:
         raise ConfigError(f"{name}: {at}: a number is too large") from exc
 

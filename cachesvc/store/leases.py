@@ -9,6 +9,7 @@ those that had a fault.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -54,20 +55,23 @@ class Leases:
             connection = await self._turn()
         if connection is not None and _open(connection):
             return connection
+        made: list[Any] = []
+
+        def over() -> None:
+            if not made:
+                self._pass_on(None)
+
         try:
-            return await Within(self._new_seconds, self._new(connection))
+            return await Within(self._new_seconds, self._new(connection, made), over=over)
         except Overdue:
             raise TimeoutError from None
 
-    async def _new(self, worn: Any) -> Any:
-        """A connection in the place of `worn`, or None; without one the place is given up."""
-        try:
-            if worn is not None:
-                await self.pool.release(worn, timeout=self._new_seconds)
-            return await self.pool.acquire()
-        except BaseException:
-            self._pass_on(None)
-            raise
+    async def _new(self, worn: Any, made: list[Any]) -> Any:
+        """A connection in the place of `worn`, or of None; `made` tells that there is one."""
+        if worn is not None:
+            await self.pool.release(worn, timeout=self._new_seconds)
+        made.append(await self.pool.acquire())
+        return made[0]
 
     async def _turn(self) -> Any:
         """A place: its connection, or None."""
@@ -167,9 +171,23 @@ class Hold:
         if farewell:
             # The server's farewell came while the connection was idle, its end has not yet.
             self._connection.terminate()
+        cancelled = _cancellation(error)
+        if cancelled is not None:
+            # It is not lost in what its clean-up meets.
+            with contextlib.suppress(*FOREIGN):
+                await self._leases.give_back(self._connection)
+            raise cancelled
         with foreign_errors_as_ours():
             await self._leases.give_back(self._connection)
         if farewell:
             raise StoreUnavailable("the database closed the connection") from error
         if isinstance(error, FOREIGN):
             raise as_ours(error) from error
+
+
+def _cancellation(error: BaseException | None) -> asyncio.CancelledError | None:
+    """The cancellation that an error is; or that it came in the place of, say of a rollback."""
+    if error is not None and not isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        error = error.__context__ if task is not None and task.cancelling() else None
+    return error if isinstance(error, asyncio.CancelledError) else None

@@ -545,68 +545,48 @@ WITH asked AS MATERIALIZED (
     FROM unnest(
         $2::text[], $3::text[], $4::bytea[], $5::uuid[], $6::double precision[], $7::bigint[]
     ) n (policy_id, scope, exact_key, entry_id, similarity, revision)
+), patience AS MATERIALIZED (
+    -- Aliases can wait. Where this and another wait for each other it is this that gives up, and is
+    -- tried again: the other's patience, and the server's, is a second.
+    SELECT set_config('lock_timeout', '100', true)
 ), policy AS MATERIALIZED (
     SELECT p.*
-    FROM policies p
+    FROM patience CROSS JOIN policies p
     WHERE p.tenant = $1 AND p.id = ANY ($2::text[]) AND p.document IS NOT NULL
-    -- In one order, as whoever changes several: nobody waits in a circle.
     ORDER BY p.id
-    FOR SHARE
-), judged AS MATERIALIZED (
-    SELECT
-        n.policy_id, n.scope, n.exact_key, n.similarity, e.id,
-        least(now() + p.ttl_seconds * interval '1 second', e.semantic_expires_at) AS expires_at
-    FROM asked n
-    JOIN policy p ON p.id = n.policy_id AND (n.revision IS NULL OR n.revision = p.revision)
-    CROSS JOIN LATERAL (
-        -- One by one, by the key, whatever the planner believes of the table. What is being removed
-        -- is left out: it is not waited for.
-        SELECT e.id, e.semantic_expires_at
-        FROM entries e
-        WHERE e.tenant = $1 AND e.id = n.entry_id
-            AND e.policy_id = n.policy_id AND e.scope = n.scope
-            AND e.semantic_expires_at > now()
-            AND e.created_at > p.semantic_floor
-            AND e.created_at > now() - p.semantic_ttl_seconds * interval '1 second'
-            AND e.generation >= p.oldest_generation
-            AND e.quarantined_at IS NULL
-        LIMIT 1
-        FOR KEY SHARE SKIP LOCKED
-    ) e
-    WHERE NOT EXISTS (
-        -- An answer put for this very key meanwhile is the better one.
-        SELECT FROM entries o
-        WHERE o.tenant = $1 AND o.policy_id = n.policy_id AND o.scope = n.scope
-            AND o.exact_key = n.exact_key
-            AND o.exact_expires_at > now() AND o.generation >= p.oldest_generation
-    )
-), held AS MATERIALIZED (
-    -- Those that stand already and nobody is removing.
-    SELECT a.*
-    FROM judged j
-    CROSS JOIN LATERAL (
-        SELECT a.policy_id, a.scope, a.exact_key
-        FROM aliases a
-        WHERE a.tenant = $1 AND a.policy_id = j.policy_id AND a.scope = j.scope
-            AND a.exact_key = j.exact_key
-        LIMIT 1
-        FOR UPDATE SKIP LOCKED
-    ) a
+    FOR SHARE OF p
 )
 INSERT INTO aliases AS a (
     tenant, policy_id, scope, exact_key, entry_id, similarity, created_at, expires_at
 )
-SELECT $1, j.policy_id, j.scope, j.exact_key, j.id, j.similarity, now(), j.expires_at
-FROM judged j
-WHERE (j.policy_id, j.scope, j.exact_key) IN (
-        SELECT h.policy_id, h.scope, h.exact_key FROM held h
-    ) OR NOT EXISTS (
-        SELECT FROM aliases o
-        WHERE o.tenant = $1 AND o.policy_id = j.policy_id AND o.scope = j.scope
-            AND o.exact_key = j.exact_key
-    )
--- In one order, so that two replicas never wait for each other in a circle.
-ORDER BY j.policy_id, j.scope, j.exact_key
+SELECT
+    $1, n.policy_id, n.scope, n.exact_key, e.id, n.similarity, now(),
+    least(now() + p.ttl_seconds * interval '1 second', e.semantic_expires_at)
+FROM asked n
+JOIN policy p ON p.id = n.policy_id AND (n.revision IS NULL OR n.revision = p.revision)
+CROSS JOIN LATERAL (
+    -- One by one, by the key. What is being removed is left out: it is not waited for.
+    SELECT e.id, e.semantic_expires_at
+    FROM entries e
+    WHERE e.tenant = $1 AND e.id = n.entry_id
+        AND e.policy_id = n.policy_id AND e.scope = n.scope
+        AND e.semantic_expires_at > now()
+        AND e.created_at > p.semantic_floor
+        AND e.created_at > now() - p.semantic_ttl_seconds * interval '1 second'
+        AND e.generation >= p.oldest_generation
+        AND e.quarantined_at IS NULL
+    LIMIT 1
+    FOR KEY SHARE SKIP LOCKED
+) e
+WHERE NOT EXISTS (
+    -- An answer put for this very key meanwhile is the better one.
+    SELECT FROM entries o
+    WHERE o.tenant = $1 AND o.policy_id = n.policy_id AND o.scope = n.scope
+        AND o.exact_key = n.exact_key
+        AND o.exact_expires_at > now() AND o.generation >= p.oldest_generation
+)
+-- In one order, so that two replicas seldom wait for each other in a circle.
+ORDER BY n.policy_id, n.scope, n.exact_key
 ON CONFLICT (tenant, policy_id, scope, exact_key)
 DO UPDATE SET
     entry_id = excluded.entry_id, similarity = excluded.similarity,

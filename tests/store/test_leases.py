@@ -9,6 +9,7 @@ import pytest
 
 from cachesvc.errors import StoreRefused, StoreUnavailable
 from cachesvc.store.pool import HOUSEKEEPERS, connect
+from tests.relay import Relay
 from tests.store.waiting import until
 
 if TYPE_CHECKING:
@@ -100,3 +101,34 @@ async def test_closing_ends_what_is_idle_and_waits_for_what_is_not(stores: Store
     await until(none_left)
     with pytest.raises(StoreUnavailable):
         await database.row("SELECT 1")
+
+
+async def test_a_cancellation_is_not_lost_when_the_server_is_frozen(
+    stores: Stores, database_url: str
+) -> None:
+    """Else what runs in the background would never end."""
+    with Relay(database_url) as relay:
+        database = await connect(relay.url, size=2, statement_timeout_ms=200)
+        try:
+            await database.row(WHO)
+            for write in (False, True):
+                sleeping = "SELECT pg_sleep(9)"
+                wanted = database.write(sleeping, [()]) if write else database.row(sleeping)
+                task = asyncio.create_task(wanted)
+                await until(lambda: sleeps(stores))
+                relay.freeze()
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                relay.thaw()
+        finally:
+            await database.close()
+
+
+async def sleeps(stores: Stores) -> bool:
+    """Whether somebody's statement has begun to sleep."""
+    (row,) = await stores.database.search(
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE wait_event = 'PgSleep' AND datname = current_database()"
+    )
+    return bool(row["count"])
