@@ -66,51 +66,66 @@ WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
 
 
 -- scan_cell -- the nearest live entries of a cell that is believed to be one leaf, and whether it is: parameters as in find_nearest, $10 cell, $11 how many rows of it are read
+WITH asked AS MATERIALIZED (
+    -- Worked out once, not for each row.
+    SELECT
+        p.revision, p.generation, p.semantic_ttl_seconds * interval '1 second' AS ttl,
+        p.oldest_generation,
+        greatest(
+            p.semantic_floor, now() - p.semantic_ttl_seconds * interval '1 second',
+            now() - $8::interval
+        ) AS since
+    FROM policies p
+    WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
+), scanned AS MATERIALIZED (
+    -- No more than this is read, whatever of it lives; what lives is told apart after that.
+    SELECT
+        e.id, e.created_at,
+        e.embedding::halfvec({dimensions}) <=> $6::halfvec({dimensions}) AS distance,
+        -- The cell finds, its parts decide.
+        e.policy_id = $2 AND e.scope = $3 AND e.space = $4
+            AND e.dimensions = {dimensions} AND e.partition = $5
+            AND e.created_at > (SELECT a.since FROM asked a)
+            AND e.generation >= (SELECT a.oldest_generation FROM asked a)
+            AND e.quarantined_at IS NULL AS lives
+    FROM entries e
+    WHERE e.tenant = $1 AND e.leaf = $10 AND e.semantic_expires_at > now()
+    -- Each ORDER BY next to a table names the one index that has its order: where sorting
+    -- is off no other is taken, whatever the planner believes of the table.
+    ORDER BY e.semantic_expires_at DESC
+    LIMIT $11::integer + 1
+)
 SELECT
-    p.revision, p.generation, now() AS now,
+    a.revision, a.generation, now() AS now,
     EXISTS (SELECT FROM leaves l WHERE l.tenant = $1 AND l.cell = $10::bytea) AS split,
-    f.live, f.id, f.embedding, f.created_at, f.media_type, f.prompt_tokens, f.completion_tokens,
+    (SELECT count(*) FROM scanned) AS live,
+    f.id, f.embedding, f.created_at, f.media_type, f.prompt_tokens, f.completion_tokens,
     f.upstream_ms, f.inflated_bytes, f.body,
-    least(
-        f.semantic_expires_at, f.created_at + p.semantic_ttl_seconds * interval '1 second'
-    ) AS expires_at
-FROM policies p
+    least(f.semantic_expires_at, f.created_at + a.ttl) AS expires_at
+FROM asked a
 LEFT JOIN LATERAL (
     SELECT
-        n.live, e.id, e.embedding, e.created_at, e.semantic_expires_at, e.media_type,
+        e.id, e.embedding, e.created_at, e.semantic_expires_at, e.media_type,
         e.prompt_tokens, e.completion_tokens, e.upstream_ms, e.inflated_bytes,
         -- One answer at most is served; of the others, which may be long, nothing is read.
-        CASE WHEN n.place = 1 AND 1 - n.distance >= $9::double precision THEN e.body END AS body
+        CASE
+            WHEN 1 - n.distance >= $9::double precision
+                AND row_number() OVER (ORDER BY n.distance, n.created_at DESC) = 1
+            THEN e.body
+        END AS body
     FROM (
-        SELECT
-            r.id, r.distance, r.lives, count(*) OVER () AS live,
-            row_number() OVER (ORDER BY NOT r.lives, r.distance, r.created_at DESC) AS place
-        FROM (
-            -- No more than this is read, whatever of it lives; what lives is told apart after that.
-            SELECT
-                e.id, e.created_at,
-                e.embedding::halfvec({dimensions}) <=> $6::halfvec({dimensions}) AS distance,
-                -- The cell finds, its parts decide.
-                e.policy_id = $2 AND e.scope = $3 AND e.space = $4
-                    AND e.dimensions = {dimensions} AND e.partition = $5
-                    AND e.created_at > greatest(
-                        p.semantic_floor, now() - p.semantic_ttl_seconds * interval '1 second',
-                        now() - $8::interval
-                    )
-                    AND e.generation >= p.oldest_generation
-                    AND e.quarantined_at IS NULL AS lives
-            FROM entries e
-            WHERE e.tenant = $1 AND e.leaf = $10 AND e.semantic_expires_at > now()
-            -- Each ORDER BY next to a table names the one index that has its order: where sorting
-            -- is off no other is taken, whatever the planner believes of the table.
-            ORDER BY e.semantic_expires_at DESC
-            LIMIT $11::integer + 1
-        ) r
+        SELECT s.id, s.distance, s.created_at
+        FROM scanned s
+        WHERE s.lives
+        ORDER BY s.distance, s.created_at DESC
+        LIMIT $7
     ) n
-    LEFT JOIN entries e ON e.tenant = $1 AND e.id = n.id AND n.lives
-    WHERE n.place <= $7
+    LEFT JOIN LATERAL (
+        -- One by one, by the key: a join would read all entries where it believes they are few.
+        SELECT * FROM entries e WHERE e.tenant = $1 AND e.id = n.id
+        LIMIT 1
+    ) e ON true
 ) f ON true
-WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
 
 
 -- find_nearest -- the nearest live entries of a cell that is split into leaves, and whether it is: $1 tenant, $2 policy, $3 scope, $4 space, $5 partition, $6 vector, $7 how many, $8 oldest age, $9 the similarity from which the nearest one's answer is wanted, $10 vector and code, $11 cell, $12 how many rows of a leaf are read
@@ -166,6 +181,13 @@ SELECT
         f.semantic_expires_at, f.created_at + p.semantic_ttl_seconds * interval '1 second'
     ) AS expires_at
 FROM policies p
+CROSS JOIN LATERAL (
+    -- Worked out once, not for each row.
+    SELECT greatest(
+        p.semantic_floor, now() - p.semantic_ttl_seconds * interval '1 second', now() - $8::interval
+    ) AS since
+    OFFSET 0
+) b
 LEFT JOIN LATERAL (
     SELECT
         e.id, e.embedding, e.created_at, e.semantic_expires_at, e.media_type,
@@ -178,7 +200,7 @@ LEFT JOIN LATERAL (
         END AS body
     FROM (
         SELECT r.id, r.distance, r.created_at
-        FROM probed b
+        FROM probed l
         CROSS JOIN LATERAL (
             SELECT
                 e.id, e.created_at,
@@ -186,14 +208,11 @@ LEFT JOIN LATERAL (
                 -- The leaf finds, its parts decide.
                 e.policy_id = $2 AND e.scope = $3 AND e.space = $4
                     AND e.dimensions = {dimensions} AND e.partition = $5
-                    AND e.created_at > greatest(
-                        p.semantic_floor, now() - p.semantic_ttl_seconds * interval '1 second',
-                        now() - $8::interval
-                    )
+                    AND e.created_at > b.since
                     AND e.generation >= p.oldest_generation
                     AND e.quarantined_at IS NULL AS lives
             FROM entries e
-            WHERE e.tenant = $1 AND e.leaf = b.leaf AND e.semantic_expires_at > now()
+            WHERE e.tenant = $1 AND e.leaf = l.leaf AND e.semantic_expires_at > now()
             -- No more than this is read, whatever of it lives: also of one that waits to be split.
             ORDER BY e.semantic_expires_at DESC
             LIMIT $12::integer
