@@ -58,19 +58,24 @@ class Relay:
 
     async def _end(self) -> None:
         self._server.close()
-        lines = list(self._lines)
-        for line in lines:
-            line.cancel()
-        await asyncio.gather(*lines, return_exceptions=True)
+        # What was accepted a moment ago, say a driver's request to cancel, becomes a line yet.
+        for _ in range(10):
+            await asyncio.sleep(0)
+            lines = list(self._lines)
+            for line in lines:
+                line.cancel()
+            await asyncio.gather(*lines, return_exceptions=True)
 
     async def _line(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._lines.add(task)
-        there_reader, there = await asyncio.open_unix_connection(self._socket)
-        ways = [self._pass(reader, there), self._pass(there_reader, writer)]
-        pumps = [asyncio.create_task(way) for way in ways]
+        writers, pumps = [writer], list[asyncio.Task[None]]()
         try:
+            there_reader, there = await asyncio.open_unix_connection(self._socket)
+            writers.append(there)
+            ways = [self._pass(reader, there), self._pass(there_reader, writer)]
+            pumps += [asyncio.create_task(way) for way in ways]
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             # The end of the test: start_server would log it.
@@ -79,7 +84,7 @@ class Relay:
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
-            for each in (there, writer):
+            for each in writers:
                 each.close()
                 with contextlib.suppress(OSError):
                     await each.wait_closed()
