@@ -64,7 +64,6 @@ class Within(Generic[_T]):
             while True:
                 self._awaited = step(argument)
                 if self._overdue:
-                    self._end()  # nobody else cancels what it has come to wait for since
                     yield from self._hand_on()
                     raise _overdue()
                 try:
@@ -96,6 +95,8 @@ class Within(Generic[_T]):
         Never in the task that waits: what a driver then begins, with a timeout that is the task's,
         may end long after that has gone on to something else.
         """
+        if self._awaited is not None:
+            self._awaited.cancel()  # what it has come to wait for since the deadline, too
         rest = asyncio.get_running_loop().create_task(Rest(self._work, self._awaited))
         rest.cancel()
         self._rest = rest

@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cachesvc.service.batches import Batches, Terms
-from cachesvc.store.base import Alias
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     from cachesvc.service.telemetry import Telemetry
-    from cachesvc.store.base import EntryStore, Place
+    from cachesvc.store.base import Alias, EntryStore, Place
 
 _TERMS = Terms("alias", "leaving aliases", every_seconds=0.02, at_most=2000, batch=100)
 
@@ -25,17 +22,9 @@ class Aliases:
             _TERMS, self._write, _latest, telemetry
         )
 
-    def leave(
-        self,
-        place: Place,
-        exact_key: bytes,
-        entry_id: UUID,
-        similarity: float,
-        revision: int | None,
-    ) -> None:
-        """Have an alias written: exact key (32 bytes) -> entry; `revision` as in the store."""
-        alias = Alias(place, exact_key, entry_id, similarity, revision)
-        self._batches.add(place.tenant, (place, exact_key), alias)
+    def leave(self, alias: Alias) -> None:
+        """Have an alias written."""
+        self._batches.add(alias.place.tenant, (alias.place, alias.exact_key), alias)
 
     async def drain(self, seconds: float) -> None:
         """Write what waits, within so long."""

@@ -13,7 +13,7 @@ from cachesvc.service import codec
 from cachesvc.service.asked import closed_door, read_asked
 from cachesvc.service.exchange import Reply
 from cachesvc.service.judged import counted, judged_by, more_telling, told, unasked
-from cachesvc.store.base import UNREAD, NearestQuery
+from cachesvc.store.base import UNREAD, Alias, NearestQuery
 from cachesvc.wire import check_lookup
 
 if TYPE_CHECKING:
@@ -151,8 +151,8 @@ class Lookup:
             return
         # In shadow nothing is served, so nothing may change what later lookups see.
         if policy.has(Tier.EXACT) and not judged.shadowed:
-            alias = asked.key, hit.candidate.entry_id, hit.similarity
-            self._aliases.leave(asked.place, *alias, judged.revision)
+            answered = hit.candidate.entry_id, hit.similarity, judged.revision
+            self._aliases.leave(Alias(asked.place, asked.key, *answered))
 
     def _count(self, asked: Asked, judged: Judged) -> None:
         telemetry, place, outcome = self._telemetry, asked.place, judged.outcome

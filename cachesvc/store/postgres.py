@@ -61,8 +61,7 @@ class PostgresStore(Lowest):
             query.partition,
         )
         found = _stored(rows)
-        if len(found) > 1:
-            found.sort(key=lambda row: bool(row["alias"]))
+        found.sort(key=lambda row: bool(row["alias"]))
         candidates, dead = [], None
         for row in found:
             if not row["lives"]:
