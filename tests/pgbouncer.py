@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -73,9 +74,15 @@ def pgbouncer(database_url: str, *, ignored: str = "") -> Iterator[str]:
         shutil.rmtree(folder)
 
 
-def _wait_for(socket: Path, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_for(path: Path, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until `path` takes connections: it is there a moment before PgBouncer listens on it."""
     deadline = time.monotonic() + 20
-    while not socket.exists():
+    while not _listens(path):
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.01)
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as line:
+        return line.connect_ex(str(path)) == 0

@@ -23,6 +23,7 @@ class Relay:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._open = asyncio.Event()
         self._lines: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
         self.url = ""
 
     def __enter__(self) -> Relay:
@@ -65,14 +66,20 @@ class Relay:
             for line in lines:
                 line.cancel()
             await asyncio.gather(*lines, return_exceptions=True)
+        # What is still on its way out keeps no connection open beyond its loop.
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.sleep(0)
 
     async def _line(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._lines.add(task)
+        self._writers.add(writer)
         writers, pumps = [writer], list[asyncio.Task[None]]()
         try:
             there_reader, there = await asyncio.open_unix_connection(self._socket)
+            self._writers.add(there)
             writers.append(there)
             ways = [self._pass(reader, there), self._pass(there_reader, writer)]
             pumps += [asyncio.create_task(way) for way in ways]
@@ -81,13 +88,16 @@ class Relay:
             # The end of the test: start_server would log it.
             pass
         finally:
+            # All of it at once: the end of the test may come while this waits.
+            for each in writers:
+                each.close()
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
             for each in writers:
-                each.close()
                 with contextlib.suppress(OSError):
                     await each.wait_closed()
+            self._writers.difference_update(writers)
             self._lines.discard(task)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -189,8 +189,13 @@ async def test_a_pooler_that_refuses_settings_is_used_without_them(database_url:
             writer.close()
             return
         upstream_reader, upstream = await asyncio.open_unix_connection(path)
-        upstream.write(struct.pack("!I", size) + startup)
-        await asyncio.gather(_pump(reader, upstream), _pump(upstream_reader, writer))
+        try:
+            upstream.write(struct.pack("!I", size) + startup)
+            await asyncio.gather(_pump(reader, upstream), _pump(upstream_reader, writer))
+        finally:
+            # The test's loop may end before both pumps have.
+            upstream.close()
+            writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
