@@ -35,6 +35,7 @@ class Leases:
 
     def __init__(self, pool: Any, size: int, turn_seconds: float, new_seconds: float) -> None:
         self.pool = pool
+        self.size = size
         self._free = size
         self._turn_seconds = turn_seconds
         self._new_seconds = new_seconds

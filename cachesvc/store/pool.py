@@ -15,6 +15,7 @@ from cachesvc.store.leases import Hold, Leases
 from cachesvc.store.patience import SLOW_SECONDS
 from cachesvc.store.pooler import Connector
 from cachesvc.store.sql import statement
+from cachesvc.store.together import Together
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -74,6 +75,8 @@ class Database:
         self._housekeeping = housekeeping
         self._beating = beating
         self._connector = connector
+        # Lookups by key that have to wait for a connection.
+        self.keyed = Together(self.rows, keyed.size)
 
     async def row(self, query: str, *values: object) -> Any:
         found = await self._fetch(self._keyed, query, values)

@@ -20,7 +20,7 @@ from cachesvc.store.base import UNREAD, Found, PolicyRow, Stored
 from cachesvc.store.bodies import packed, unpacked
 from cachesvc.store.growing import GrowingLeaves
 from cachesvc.store.layers import Lowest
-from cachesvc.store.sql import statement, statement_for
+from cachesvc.store.sql import plural, statement, statement_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,8 +50,8 @@ class PostgresStore(Lowest):
 
     async def find_exact(self, query: ExactQuery) -> Found:
         place = query.place
-        rows = await self._database.rows(
-            statement("find_exact"),
+        rows = await self._database.keyed.rows(
+            plural("find_exact"),
             place.tenant,
             place.policy_id,
             place.scope,

@@ -16,15 +16,21 @@ FROM policies
 WHERE tenant = $1 AND id = $2 AND document IS NOT NULL
 
 
--- find_exact -- the entry of an exact key and the one its alias points at: $1 tenant, $2 policy, $3 scope, $4 exact key, $5 oldest age, $6 space or empty, $7 partition or empty
+-- find_exact -- the entry of an exact key and the one its alias points at: $1 tenant, of each asker: policy, scope, exact key, oldest age, space or empty, partition or empty
 SELECT
-    p.revision, p.generation, now() AS now,
+    q.asked, p.revision, p.generation, now() AS now,
     f.id, f.alias, f.similarity, f.created_at, f.expires_at, f.quarantined,
     f.fresh AND NOT f.quarantined AS lives,
-    f.created_at >= now() - $5::interval AS young,
+    f.created_at >= now() - q.oldest AS young,
     CASE WHEN f.fresh AND NOT f.quarantined THEN f.body END AS body,
     f.inflated_bytes, f.media_type, f.prompt_tokens, f.completion_tokens, f.upstream_ms
-FROM policies p
+FROM {asked: policy_id text, scope text, exact_key bytea, oldest interval, space text, partition bytea}
+CROSS JOIN LATERAL (
+    -- One by one, by the key: a join would read all of a tenant's where it believes they are few.
+    SELECT * FROM policies p
+    WHERE p.tenant = $1 AND p.id = q.policy_id AND p.document IS NOT NULL
+    LIMIT 1
+) p
 LEFT JOIN LATERAL (
     SELECT
         e.id, false AS alias, NULL::double precision AS similarity, e.created_at, x.expires_at,
@@ -37,8 +43,8 @@ LEFT JOIN LATERAL (
             e.exact_expires_at, e.created_at + p.ttl_seconds * interval '1 second'
         ) AS expires_at
     ) x
-    WHERE e.tenant = $1 AND e.policy_id = $2 AND e.scope = $3 AND e.exact_key = $4
-        AND e.generation >= p.oldest_generation
+    WHERE e.tenant = $1 AND e.policy_id = q.policy_id AND e.scope = q.scope
+        AND e.exact_key = q.exact_key AND e.generation >= p.oldest_generation
     UNION ALL
     SELECT
         e.id, true, a.similarity, e.created_at, x.expires_at,
@@ -48,7 +54,7 @@ LEFT JOIN LATERAL (
         e.body, e.inflated_bytes, e.media_type, e.prompt_tokens, e.completion_tokens, e.upstream_ms
     FROM aliases a
     JOIN entries e
-        ON e.tenant = $1 AND e.id = a.entry_id AND e.policy_id = $2 AND e.scope = $3
+        ON e.tenant = $1 AND e.id = a.entry_id AND e.policy_id = q.policy_id AND e.scope = q.scope
         AND e.semantic_expires_at IS NOT NULL
     CROSS JOIN LATERAL (
         SELECT least(
@@ -56,13 +62,12 @@ LEFT JOIN LATERAL (
             e.semantic_expires_at, e.created_at + p.semantic_ttl_seconds * interval '1 second'
         ) AS expires_at
     ) x
-    WHERE a.tenant = $1 AND a.policy_id = $2 AND a.scope = $3 AND a.exact_key = $4
-        AND a.created_at > p.alias_floor
+    WHERE a.tenant = $1 AND a.policy_id = q.policy_id AND a.scope = q.scope
+        AND a.exact_key = q.exact_key AND a.created_at > p.alias_floor
         -- Whoever says what would be compared today is not answered with what was compared once.
-        AND $6 IN ('', e.space) AND $7 IN (''::bytea, e.partition)
+        AND q.space IN ('', e.space) AND q.partition IN (''::bytea, e.partition)
         AND e.generation >= p.oldest_generation
 ) f ON true
-WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
 
 
 -- scan_cell -- the nearest live entries of a cell that is believed to be one leaf, and whether it is: parameters as in find_nearest, $10 cell, $11 how many rows of it are read

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from cachesvc.core.cells import CODE_DIMENSIONS
 
@@ -17,6 +18,16 @@ _RANKED_VALUES = 1_536_000
 _PROBES, _MORE_PROBES, _MOST_PROBES, _MANY = 12, 32, 48, 1000
 _SPLITTING = 32  # at once, and scanned, too: one for each process that splits
 _HEADING = re.compile(r"^-- (\w+) -- .+$", re.MULTILINE)
+# `{asked: name type, ...}`: the parameters from $2 on, which may come from one asker or from many.
+_ASKED = re.compile(r"\{asked: ([^}]+)\}")
+
+
+class Plural(NamedTuple):
+    """A statement for one asker, and for many at once: `many` takes an array for each parameter
+    but the tenant, and says of each row by `asked`, from 1, whose it is."""
+
+    one: str
+    many: str
 
 
 @cache
@@ -26,7 +37,33 @@ def _statements() -> dict[str, str]:
 
 
 def statement(name: str) -> str:
-    return _statements()[name]
+    return _ASKED.sub(_one, _statements()[name])
+
+
+@cache
+def plural(name: str) -> Plural:
+    """A statement that has `{asked: …}`."""
+    return Plural(statement(name), _ASKED.sub(_many, _statements()[name]))
+
+
+def _one(asked: re.Match[str]) -> str:
+    columns = [
+        f"${number}::{kind} AS {column}" for number, (column, kind) in enumerate(_columns(asked), 2)
+    ]
+    return f"(SELECT 1 AS asked, {', '.join(columns)}) q"
+
+
+def _many(asked: re.Match[str]) -> str:
+    columns = _columns(asked)
+    arrays = [f"${number}::{kind}[]" for number, (_, kind) in enumerate(columns, 2)]
+    names = [column for column, _ in columns]
+    return f"unnest({', '.join(arrays)}) WITH ORDINALITY q({', '.join(names)}, asked)"
+
+
+def _columns(asked: re.Match[str]) -> list[tuple[str, str]]:
+    """Names and types."""
+    pairs = [column.split(" ", 1) for column in asked[1].split(", ")]
+    return [(name, kind) for name, kind in pairs]
 
 
 @cache
@@ -42,7 +79,7 @@ def statement_for(name: str, dimensions: int) -> str:
         "most_probes": _MOST_PROBES,
         "many": _MANY,
     }
-    text = _statements()[name]
+    text = statement(name)
     for placeholder, value in values.items():
         text = text.replace(f"{{{placeholder}}}", str(int(value)))
     return text

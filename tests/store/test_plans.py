@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,10 @@ from pgvector import HalfVector
 
 from cachesvc.core.cells import cell_of, code_of
 from cachesvc.store import sql
-from cachesvc.store.sql import statement
+from cachesvc.store.base import Alias
+from cachesvc.store.sql import plural, statement
 from tests.postgres import POLICY, TENANT, Stores
-from tests.store.entries import key, new, save, unit
+from tests.store.entries import PLACE, key, new, save, unit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,23 +131,32 @@ async def test_each_cell_is_searched_through_the_index_that_is_made_for_it(
             }
 
 
+@pytest.mark.parametrize("asking", [1, 8])
 @pytest.mark.parametrize("analysed", [False, True])
-async def test_a_key_is_looked_up_through_unique_indexes(stores: Stores, analysed: bool) -> None:
+async def test_a_key_is_looked_up_through_unique_indexes(
+    stores: Stores, analysed: bool, asking: int
+) -> None:
     await save(stores, 3600)
     for n in range(100):
-        await stores.entries.put(new(str(n), vector=unit(1, 2)))
+        entry = await stores.entries.put(new(str(n), vector=unit(1, 2)))
+        assert entry.entry_id
+        alias = Alias(PLACE, key(f"alias {n}"), entry.entry_id, 0.95)
+        await stores.entries.add_aliases([alias])
     if analysed:
         async with stores.database.connection() as connection:
             await connection.execute("ANALYZE")
+    query, values = plural("find_exact"), (POLICY, "shared", key("7"), FOREVER, "", b"")
+    arrays = [[value] * asking for value in values]
     for _ in range(7):
         rows = await stores.database.rows(
-            "EXPLAIN (COSTS OFF) " + statement("find_exact"),
-            *(TENANT, POLICY, "shared", key("7"), FOREVER, "", b""),
+            "EXPLAIN (COSTS OFF) " + (query.one if asking == 1 else query.many),
+            *(TENANT, *(values if asking == 1 else arrays)),
         )
         text = "\n".join(row[0] for row in rows)
-        assert "entries_by_exact_key" in text
-        assert "policies_pkey" in text
+        for index in ("entries_by_exact_key", "policies_pkey", "aliases_pkey", "entries_pkey"):
+            assert index in text, text
         assert "Seq Scan" not in text
+        assert not re.search("Hash|Merge|Sort|Materialize", text), text
 
 
 async def test_settings_survive_the_pool(stores: Stores) -> None:
