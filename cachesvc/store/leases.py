@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _USES = 1000  # then the pool sees a connection again, and may replace it
+SERVED = object()
+"""What a waiter is given, by identity, who needs no place any more."""
+_NEXT = object()
 
 
 class Leases:
@@ -35,7 +38,6 @@ class Leases:
 
     def __init__(self, pool: Any, size: int, turn_seconds: float, new_seconds: float) -> None:
         self.pool = pool
-        self.size = size
         self._free = size
         self._turn_seconds = turn_seconds
         self._new_seconds = new_seconds
@@ -45,15 +47,25 @@ class Leases:
         self._uses = 0
         self._closing = False
 
-    async def take(self) -> Any:
-        """Waits `turn_seconds` at most for its turn, then `new_seconds` for a new connection."""
-        if self._idle:
+    @property
+    def available(self) -> bool:
+        """Whether whoever comes now need not wait for his turn."""
+        return bool(self._idle or self._free)
+
+    async def take(self, place: Any = _NEXT) -> Any:
+        """Waits `turn_seconds` at most for its turn, then `new_seconds` for a new connection.
+
+        `place` is what `turn` has given, where one has waited already.
+        """
+        if place is not _NEXT:
+            connection = place
+        elif self._idle:
             connection = self._idle.pop()
         elif self._free:
             self._free -= 1
             connection = None
         else:
-            connection = await self._turn()
+            connection = await self.turn(asyncio.get_running_loop().create_future())
         if connection is not None and _open(connection):
             return connection
         made: list[Any] = []
@@ -74,18 +86,20 @@ class Leases:
         made.append(await self.pool.acquire())
         return made[0]
 
-    async def _turn(self) -> Any:
-        """A place: its connection, or None."""
-        loop = asyncio.get_running_loop()
-        waiter = loop.create_future()
+    async def turn(self, waiter: asyncio.Future[Any]) -> Any:
+        """A place, to be taken: its connection, or None; or SERVED, where somebody gave it that.
+
+        Raises TimeoutError after `turn_seconds`.
+        """
         self._waiting.append(waiter)
         # asyncio.timeout() takes a good part of what a lookup by key does.
-        timer = loop.call_later(self._turn_seconds, _too_late, waiter)
+        timer = asyncio.get_running_loop().call_later(self._turn_seconds, _too_late, waiter)
         try:
             return await waiter
         except BaseException:
             # What it was given in the very moment it gave up is the next one's.
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+            given = waiter.done() and not waiter.cancelled() and waiter.exception() is None
+            if given and waiter.result() is not SERVED:
                 self._pass_on(waiter.result())
             raise
         finally:
@@ -145,14 +159,16 @@ class Hold:
     Raises StoreUnavailable or StoreRefused for whatever goes wrong while it is held.
     """
 
-    __slots__ = ("_connection", "_leases")
+    __slots__ = ("_connection", "_leases", "_place")
 
-    def __init__(self, leases: Leases) -> None:
+    def __init__(self, leases: Leases, place: Any = _NEXT) -> None:
+        """`place` is what `Leases.turn` has given, where one has waited already."""
         self._leases = leases
+        self._place = place
 
     async def __aenter__(self) -> Any:
         try:
-            self._connection = await self._leases.take()
+            self._connection = await self._leases.take(self._place)
         except FOREIGN as exc:
             raise as_ours(exc) from exc
         return self._connection

@@ -76,7 +76,7 @@ class Database:
         self._beating = beating
         self._connector = connector
         # Lookups by key that have to wait for a connection.
-        self.keyed = Together(self.rows, keyed.size)
+        self.keyed = Together(keyed, self._ask)
 
     async def row(self, query: str, *values: object) -> Any:
         found = await self._fetch(self._keyed, query, values)
@@ -109,13 +109,16 @@ class Database:
             raise
 
     async def _fetch(self, leases: Leases, query: str, values: tuple[object, ...]) -> list[Any]:
-        found: list[Any]
         async with Hold(leases) as connection:
-            if not self._connector.pooled:
+            return await self._ask(connection, query, values)
+
+    async def _ask(self, connection: Any, query: str, values: tuple[object, ...]) -> list[Any]:
+        found: list[Any]
+        if not self._connector.pooled:
+            found = await connection.fetch(query, *values)
+        else:
+            async with self._connector.transaction(connection):
                 found = await connection.fetch(query, *values)
-            else:
-                async with self._connector.transaction(connection):
-                    found = await connection.fetch(query, *values)
         return found
 
     def _transaction(self, connection: Any) -> AbstractAsyncContextManager[Any]:
@@ -216,6 +219,8 @@ async def _prepare(connection: Any) -> None:
         decoder=_halves,
         format="binary",
     )
+    # The driver asks for the types of arrays where it first meets them: not in the hour of need.
+    await connection.fetchval(statement("array_types"), [], [])
 
 
 def _halves(data: bytes) -> NDArray[np.float16]:

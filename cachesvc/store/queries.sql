@@ -644,6 +644,10 @@ FROM pg_control_recovery()
 SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')
 
 
+-- array_types -- nothing: so that a driver learns of the types: $1 and $2 empty arrays
+SELECT cardinality($1::bytea[]) + cardinality($2::interval[])
+
+
 -- vector_schema -- where pgvector lives in this database; null when it is not there
 SELECT n.nspname
 FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace

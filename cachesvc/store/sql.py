@@ -36,6 +36,7 @@ def _statements() -> dict[str, str]:
     return {name: text.strip() for name, text in zip(parts[::2], parts[1::2], strict=True)}
 
 
+@cache
 def statement(name: str) -> str:
     return _ASKED.sub(_one, _statements()[name])
 
@@ -87,3 +88,8 @@ def statement_for(name: str, dimensions: int) -> str:
 
 def names() -> list[str]:
     return list(_statements())
+
+
+def plurals() -> list[str]:
+    """The names of the statements that have `{asked: …}`."""
+    return [name for name, text in _statements().items() if _ASKED.search(text)]

@@ -1,125 +1,122 @@
 """Lookups that have to wait for a connection are asked together, in one statement.
 
 What a statement costs both sides, whatever it looks for, is most of what a lookup by key costs: 8
-of them together take the time of three. Nobody waits for others to come. While a connection is free
-a lookup is asked alone, at once; who finds all of them taken would have waited anyway, and goes
-with the rest of his tenant who wait by then.
+of them together take the time of three. Nobody waits for others to come, and nobody goes before his
+turn: each has his place in the one queue for connections, and whoever gets one takes those of his
+tenant along who still wait. Should that go wrong, in whatever way, each asks for himself.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cachesvc.errors import StoreError, StoreRefused, StoreUnavailable
+from cachesvc.errors import StoreRefused
+from cachesvc.store.faults import foreign_errors_as_ours
+from cachesvc.store.leases import SERVED, Hold
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable
 
+    from cachesvc.store.leases import Leases
     from cachesvc.store.sql import Plural
 
-    Fetch = Callable[..., Awaitable[list[Any]]]
+    Rows = list[Any]
     Values = tuple[object, ...]
+    # A statement on a connection.
+    Fetch = Callable[[Any, str, Values], Awaitable[Rows]]
 
-MOST_AT_ONCE = 8  # no more, for each may find an answer of some megabytes
+MOST_AT_ONCE = 8
+# Answers may be so long that one is read in time and eight are not.
+_ALONE_SECONDS = 10.0
 
 
 class _Asked(NamedTuple):
     query: Plural
     tenant: str
     values: Values
-    waiter: asyncio.Future[list[Any]]
+    turn: asyncio.Future[Any]
+    found: asyncio.Future[Rows | None]  # None: his carrier did not get it
 
 
 class Together:
-    """At most `lines` statements at a time, through `fetch`; what comes meanwhile goes together.
+    """Lookups through `leases`; a statement is one tenant's, always."""
 
-    A statement is one tenant's, always. Of those who wait, the first has his tenant served first.
-    """
-
-    def __init__(self, fetch: Fetch, lines: int) -> None:
+    def __init__(self, leases: Leases, fetch: Fetch) -> None:
+        self._leases = leases
         self._fetch = fetch
-        self._free = lines
-        self._waiting: deque[_Asked] = deque()
-        self._serving: set[asyncio.Task[None]] = set()
+        self._waiting: dict[asyncio.Future[Any], _Asked] = {}
+        self._alone_until = float("-inf")
 
-    async def rows(self, query: Plural, tenant: str, *values: object) -> list[Any]:
+    async def rows(self, query: Plural, tenant: str, *values: object) -> Rows:
         """What `query` finds for one asker. Raises StoreUnavailable and StoreRefused."""
-        if self._free:
-            self._free -= 1
-            try:
-                return await self._fetch(query.one, tenant, *values)
-            finally:
-                self._pass_on()
-        waiter: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Asked(query, tenant, values, waiter))
-        return await waiter
-
-    def _pass_on(self) -> None:
-        """A line has become free: those who wait have it now, else whoever comes."""
-        if not self._waiting:
-            self._free += 1
-            return
-        serving = asyncio.get_running_loop().create_task(self._serve())
-        # asyncio keeps weak references only.
-        self._serving.add(serving)
-        serving.add_done_callback(self._serving.discard)
-
-    async def _serve(self) -> None:
-        """Ask for those who wait until nobody does."""
+        if self._leases.available:
+            return await self._alone(query, tenant, values)
+        loop = asyncio.get_running_loop()
+        asked = _Asked(query, tenant, values, loop.create_future(), loop.create_future())
+        self._waiting[asked.turn] = asked
         try:
-            while batch := self._next():
-                await self._answer(batch)
+            with foreign_errors_as_ours():
+                place = await self._leases.turn(asked.turn)
+            found = await (asked.found if place is SERVED else self._carry(asked, place))
         finally:
-            self._free += 1
+            self._waiting.pop(asked.turn, None)
+            asked.found.cancel()
+        # He lost his place in the queue to a fault that may be another's.
+        return await self._alone(query, tenant, values) if found is None else found
 
-    def _next(self) -> list[_Asked]:
-        """The first who still waits, and who may go with him."""
-        batch: list[_Asked] = []
-        left: deque[_Asked] = deque()
-        for asked in self._waiting:
-            if asked.waiter.done():
-                continue  # he has given up
-            if not batch or (len(batch) < MOST_AT_ONCE and _may_go(asked, batch[0])):
-                batch.append(asked)
-            else:
-                left.append(asked)
-        self._waiting = left
-        return batch
+    async def _alone(self, query: Plural, tenant: str, values: Values) -> Rows:
+        async with Hold(self._leases) as connection:
+            return await self._fetch(connection, query.one, (tenant, *values))
 
-    async def _answer(self, batch: Sequence[_Asked]) -> None:
-        fault: StoreError = StoreUnavailable("the lookup was given up")
+    async def _carry(self, asked: _Asked, place: Any) -> Rows | None:
+        """Ask for oneself, and for who may come along; None where that was refused."""
+        others: list[_Asked] = []
         try:
-            found = await self._ask(batch)
-            for asked, rows in zip(batch, found, strict=True):
-                if not asked.waiter.done():
-                    asked.waiter.set_result(rows)
-        except StoreRefused as exc:
-            fault = exc
-            if len(batch) > 1:
-                # What the database refuses one of them costs the others nothing.
-                for asked in batch:
-                    await self._answer([asked])
-        except StoreError as exc:
-            fault = exc
+            async with Hold(self._leases, place) as connection:
+                others = self._companions(asked)
+                if not others:
+                    values = asked.tenant, *asked.values
+                    return await self._fetch(connection, asked.query.one, values)
+                found = await self._ask(connection, [asked, *others])
+            for other, rows in zip(others, found[1:], strict=True):
+                if not other.found.done():
+                    other.found.set_result(rows)
+            return found[0]
+        except StoreRefused:
+            if not others:
+                raise
+            return None
         finally:
-            for asked in batch:
-                if not asked.waiter.done():
-                    # One each: an error that is shared gathers everybody's traceback.
-                    asked.waiter.set_exception(type(fault)(fault.message))
+            for other in others:
+                if not other.found.done():
+                    self._alone_until = asyncio.get_running_loop().time() + _ALONE_SECONDS
+                    other.found.set_result(None)
 
-    async def _ask(self, batch: Sequence[_Asked]) -> list[list[Any]]:
+    def _companions(self, asked: _Asked) -> list[_Asked]:
+        """Those who wait, too, and may come along; they wait for no connection any more."""
+        companions: list[_Asked] = []
+        if asyncio.get_running_loop().time() < self._alone_until:
+            return companions
+        for other in self._waiting.values():
+            if len(companions) + 1 == MOST_AT_ONCE:
+                break
+            if not other.turn.done() and _may_come(other, asked):
+                companions.append(other)
+        for other in companions:
+            other.turn.set_result(SERVED)
+        return companions
+
+    async def _ask(self, connection: Any, batch: list[_Asked]) -> list[Rows]:
         """What is found for each of them."""
-        query, tenant = batch[0].query, batch[0].tenant
-        if len(batch) == 1:
-            return [await self._fetch(query.one, tenant, *batch[0].values)]
         columns = zip(*(asked.values for asked in batch), strict=True)
-        found: list[list[Any]] = [[] for _ in batch]
-        for row in await self._fetch(query.many, tenant, *map(list, columns)):
+        arrays = [list(column) for column in columns]
+        found: list[Rows] = [[] for _ in batch]
+        values = batch[0].tenant, *arrays
+        for row in await self._fetch(connection, batch[0].query.many, values):
             found[row["asked"] - 1].append(row)
         return found
 
 
-def _may_go(asked: _Asked, first: _Asked) -> bool:
-    return asked.tenant == first.tenant and asked.query is first.query
+def _may_come(other: _Asked, asked: _Asked) -> bool:
+    return other.tenant == asked.tenant and other.query is asked.query

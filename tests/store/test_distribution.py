@@ -124,6 +124,13 @@ def test_every_statement_holds_every_table_to_one_tenant(name: str) -> None:
     assert [fault for query in queries(text) for fault in loose(query)] == []
 
 
+@pytest.mark.parametrize("name", sql.plurals())
+def test_so_does_every_statement_for_many(name: str) -> None:
+    text = sql.plural(name).many
+    assert "unnest(" in text
+    assert [fault for query in queries(text) for fault in loose(query)] == []
+
+
 def test_each_exception_is_one_and_changes_nothing() -> None:
     for name in EXCEPTIONS:
         text = sql.statement(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -27,7 +28,14 @@ SCOPES = ("shared", "alice")
 NAMES = ("a", "b", "c")
 # The server itself, the schema, and the sweep, which goes from policy to policy of every tenant.
 ACROSS = {
-    *("be_patient", "take_your_time", "vector_schema", "pgvector_version", "every_policy"),
+    *(
+        "be_patient",
+        "take_your_time",
+        "array_types",
+        "vector_schema",
+        "pgvector_version",
+        "every_policy",
+    ),
     *("limited_policies", "every_tenant", "split_tenants", "beat", "own_session", "is_distributed"),
     *("written", "replayed"),
     *("revision_table", "revision", "indexed_dimensions", "lock_index"),
@@ -41,6 +49,8 @@ async def test_every_statement_on_data_names_the_tenant() -> None:
     for name in set(sql.names()) - ACROSS:
         text = sql.statement(name)
         assert any(part in text for part in ("tenant = $1", "VALUES ($1,", "\nSELECT $1,")), name
+    for name in sql.plurals():
+        assert "tenant = $1" in sql.plural(name).many
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -56,6 +66,15 @@ async def test_whatever_happens_a_tenant_sees_its_own_answers_only(
         place = Place(dice.choice(TENANTS), dice.choice(POLICIES), dice.choice(SCOPES))
         await act(stores, dice, place, ids)
         await check(stores, dice, place)
+    # All at once, so that many are asked for in one statement.
+    everywhere = [Place(t, p, s) for t in TENANTS for p in POLICIES for s in SCOPES]
+    asked = [(place, name) for place in everywhere for name in NAMES] * 2
+    dice.shuffle(asked)
+    queries = [ExactQuery(place, key(name)) for place, name in asked]
+    found = await asyncio.gather(*map(stores.entries.find_exact, queries))
+    assert any(each.candidates for each in found)
+    for (place, _), each in zip(asked, found, strict=True):
+        assert all(one.answer.body == repr(place).encode() for one in each.candidates)
 
 
 async def act(stores: Stores, dice: random.Random, place: Place, ids: list[UUID]) -> None:

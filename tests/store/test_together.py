@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import pytest_asyncio
 
 from cachesvc.core.policy import Policy
 from cachesvc.errors import NotFound, StoreRefused, StoreUnavailable
@@ -20,8 +21,9 @@ from tests.postgres import POLICY, TENANT
 from tests.store.entries import ANSWER, PLACE, exact, key, new, save, unit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncIterator, Awaitable, Iterable
 
+    from cachesvc.store.pool import Database
     from tests.postgres import Stores
 
 QUERY = plural("find_exact")
@@ -31,31 +33,44 @@ FOREVER = timedelta(days=1000)
 class Asking:
     """What goes to the database, and how many were asked for at once in each tenant."""
 
-    def __init__(self, stores: Stores, lines: int = 1) -> None:
-        self.database = stores.database
+    def __init__(self, database: Database) -> None:
+        self.database = database
         self.statements: list[tuple[str, int]] = []
-        self.together = Together(self._fetch, lines)
+        self.together = Together(database.keyed._leases, self._fetch)
 
-    async def _fetch(self, query: str, tenant: str, *values: Any) -> list[Any]:
+    async def _fetch(self, connection: Any, query: str, values: tuple[Any, ...]) -> list[Any]:
         many = query == QUERY.many
         assert many or query == QUERY.one
-        self.statements.append((tenant, len(values[0]) if many else 1))
-        return await self.database.rows(query, tenant, *values)
+        self.statements.append((values[0], len(values[1]) if many else 1))
+        return await self.database._ask(connection, query, values)
 
     async def ask(self, name: str, *, tenant: str = TENANT, scope: str = "shared") -> list[Any]:
         """The ids that are found for a key."""
-        rows = await self.together.rows(QUERY, tenant, POLICY, scope, key(name), FOREVER, "", b"")
+        asked = POLICY, scope, key(name), FOREVER, "", b""
+        async with asyncio.timeout(10):
+            rows = await self.together.rows(QUERY, tenant, *asked)
         return [row["id"] for row in rows if row["id"] is not None]
 
     async def all(self, names: Iterable[str]) -> list[Any]:
         found: list[Any] = await asyncio.gather(*map(self.ask, names), return_exceptions=True)
         return found
 
+    def taken(self, *sizes: int) -> None:
+        """So many were asked for at once, one statement after another."""
+        assert self.statements == [(TENANT, size) for size in sizes]
+        self.statements.clear()
 
-@pytest.fixture
-async def asking(stores: Stores) -> Asking:
+
+@pytest_asyncio.fixture
+async def asking(stores: Stores) -> AsyncIterator[Asking]:
+    """With one connection for lookups by key, which is there."""
     await save(stores, 3600)
-    return Asking(stores)
+    database = await connect(stores.url, size=2)
+    try:
+        await database.row("SELECT 1")
+        yield Asking(database)
+    finally:
+        await database.close()
 
 
 async def test_who_has_to_wait_goes_with_the_others_and_finds_his_own(
@@ -65,15 +80,38 @@ async def test_who_has_to_wait_goes_with_the_others_and_finds_his_own(
     stored = {name: (await stores.entries.put(new(name))).entry_id for name in names[::2]}
     found = await asking.all(names)
     assert found == [[stored[name]] if name in stored else [] for name in names]
-    assert asking.statements == [*((TENANT, 1), (TENANT, MOST_AT_ONCE), (TENANT, MOST_AT_ONCE - 1))]
+    asking.taken(1, MOST_AT_ONCE, MOST_AT_ONCE - 1)
 
 
 async def test_nobody_waits_while_a_connection_is_free(stores: Stores) -> None:
-    asking = Asking(stores, lines=3)
     await save(stores, 3600)
-    for _ in range(3):
-        assert await asking.all("abc") == [[], [], []]
-    assert asking.statements == [(TENANT, 1)] * 9
+    database = await connect(stores.url, size=6)
+    try:
+        asking = Asking(database)
+        for _ in range(3):
+            assert await asking.all("abc") == [[], [], []]
+        asking.taken(*[1] * 9)
+    finally:
+        await database.close()
+
+
+async def test_lookups_and_writes_have_one_queue(asking: Asking) -> None:
+    """Whoever writes does not overtake those who read, nor the other way round."""
+    ended: list[str] = []
+
+    async def told(name: str, work: Awaitable[Any]) -> None:
+        await work
+        ended.append(name)
+
+    def write(number: int) -> Awaitable[Any]:
+        return told(f"write {number}", asking.database.row("SELECT pg_sleep(0.01)"))
+
+    works = [write(0), told("a", asking.ask("a")), write(1), told("b", asking.ask("b")), write(2)]
+    await asyncio.gather(*works)
+    assert ended[0] == "write 0"
+    assert sorted(ended[1:3]) == ["a", "b"]
+    assert ended[3:] == ["write 1", "write 2"]
+    asking.taken(2)
 
 
 async def test_a_statement_is_one_tenants(stores: Stores, asking: Asking) -> None:
@@ -107,38 +145,74 @@ async def test_who_gave_up_is_not_asked_for(stores: Stores, asking: Asking) -> N
         task.cancel()
     found = await asyncio.gather(*tasks, return_exceptions=True)
     assert [found[0], *found[3:]] == [[stored.entry_id]] * 3
-    assert asking.statements == [(TENANT, 1), (TENANT, 2)]
+    asking.taken(1, 2)
     assert [type(each) for each in found[1:3]] == [asyncio.CancelledError] * 2
 
 
-async def test_a_line_is_not_lost_with_who_held_it(asking: Asking) -> None:
-    for _ in range(3):
-        tasks = [asyncio.create_task(asking.ask("a")) for _ in range(3)]
-        await asyncio.sleep(0)
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-        assert await asking.all("ab") == [[], []]
+@pytest.mark.parametrize("who", ["the carrier", "a companion", "all"])
+async def test_who_gives_up_while_it_is_asked_takes_nobody_with_him(
+    asking: Asking, stores: Stores, who: str
+) -> None:
+    stored = await stores.entries.put(new("a"))
+    tasks: list[asyncio.Task[Any]] = []
+    fetch = asking.together._fetch
+    given_up = {"the carrier": slice(1, 2), "a companion": slice(2, 3), "all": slice(1, 5)}[who]
+
+    async def watched(connection: Any, query: str, values: tuple[Any, ...]) -> list[Any]:
+        if query == QUERY.many:
+            for task in tasks[given_up]:
+                task.cancel()
+        return await fetch(connection, query, values)
+
+    asking.together._fetch = watched
+    tasks += [asyncio.create_task(asking.ask("a")) for _ in range(5)]
+    found = await asyncio.gather(*tasks, return_exceptions=True)
+    for task, each in zip(tasks, found, strict=True):
+        if task in tasks[given_up]:
+            assert isinstance(each, asyncio.CancelledError)
+        else:
+            assert each == [stored.entry_id]
+    # The connection was not lost with who held it, nor is there another one now.
+    asking.statements.clear()
+    assert await asking.ask("a") == [stored.entry_id]
+    leases = asking.database.keyed._leases
+    assert (leases._free, len(leases._idle)) == (0, 1)
 
 
-async def test_a_fault_is_everybodys_and_the_next_is_served(stores: Stores, asking: Asking) -> None:
-    database, there = asking.database, await connect(stores.url, size=2)
-    asking.database = there
-    await there.close()
+async def test_a_fault_of_many_is_tried_by_each_alone(asking: Asking, stores: Stores) -> None:
+    """As where eight answers are too long for the time that one has; for a while, nobody joins."""
+    stored = await stores.entries.put(new("a"))
+    fetch = asking.together._fetch
+
+    async def slow(connection: Any, query: str, values: tuple[Any, ...]) -> list[Any]:
+        if query == QUERY.many:
+            return list(await connection.fetch("SELECT pg_sleep(9)"))
+        return await fetch(connection, query, values)
+
+    asking.together._fetch = slow
+    first, carrier, *others = await asking.all("aaaaa")
+    assert first == [stored.entry_id]
+    assert isinstance(carrier, StoreUnavailable)
+    assert others == [[stored.entry_id]] * 3
+    assert await asking.all("aaaaa") == [[stored.entry_id]] * 5
+    asking.taken(*[1] * 9)
+
+
+async def test_without_a_database_everybody_is_told(asking: Asking) -> None:
+    await asking.database.close()
     faults = await asking.all("abcd")
     assert [type(fault) for fault in faults] == [StoreUnavailable] * 4
-    assert len({id(fault) for fault in faults}) == 4
-    asking.database = database
-    assert await asking.all("abcd") == [[]] * 4
 
 
-async def test_in_a_crowd_the_store_finds_what_it_finds_alone(database_url: str) -> None:
+async def test_in_a_crowd_the_store_finds_what_it_finds_alone(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Hits, aliases, what is dead, what is too old, and a policy that is not there."""
     database = await connect(database_url, size=2)  # one of them for lookups by key
     try:
         store, admin = PostgresStore(database), PostgresAdmin(database)
         await admin.save_policy(TENANT, POLICY, Policy(sharing="shared", ttl_seconds=60))
-        first = await store.put(new("a", vector=unit(1)))
+        first = await store.put(new("a", vector=unit(1), space="one", partition=b"p" * 32))
         assert first.entry_id
         await store.add_aliases([Alias(PLACE, key("alias"), first.entry_id, 0.95)])
         await store.put(new("short", ttl_seconds=1))
@@ -146,16 +220,21 @@ async def test_in_a_crowd_the_store_finds_what_it_finds_alone(database_url: str)
             "UPDATE entries SET exact_expires_at = now() WHERE exact_key = $1", key("short")
         )
         queries = [
-            *(exact("a"), exact("alias"), exact("short"), exact("none")),
-            exact("a", max_age_seconds=0.0),
-            *(exact("alias", space="other"), exact("a", Place(TENANT, POLICY, "elsewhere"))),
+            *(exact("a"), exact("alias"), exact("alias", space="one", partition=b"p" * 32)),
+            *(exact("short"), exact("none"), exact("a", max_age_seconds=0.0)),
+            *(exact("alias", space="other"), exact("alias", partition=b"q" * 32)),
+            exact("a", Place(TENANT, POLICY, "elsewhere")),
             *(exact("a", Place(TENANT, "never", "shared")), exact("a", Place("never", POLICY, ""))),
         ]
         alone = [await outcome(store, query) for query in queries]
+        assert [len(each) for each in alone] == [1, 1, 1, 0, 0, 0, 0, 0, 0, 1, 1]
+        assert alone[-2:] == [[NotFound]] * 2
+        asking = Asking(database)
+        monkeypatch.setattr(database, "keyed", asking.together)
         crowd = await asyncio.gather(*(outcome(store, query) for query in queries * 3))
         assert crowd == alone * 3
-        assert [len(each) for each in alone] == [1, 1, 0, 0, 0, 0, 0, 1, 1]
-        assert alone[-2:] == [[NotFound]] * 2
+        assert sum(number for _, number in asking.statements) == len(crowd)
+        assert len(asking.statements) < len(crowd) / 2
     finally:
         await database.close()
 
