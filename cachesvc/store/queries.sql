@@ -52,7 +52,15 @@ LEFT JOIN LATERAL (
         now() < x.expires_at
             AND e.created_at > p.semantic_floor AND a.created_at > p.exact_floor,
         e.body, e.inflated_bytes, e.media_type, e.prompt_tokens, e.completion_tokens, e.upstream_ms
-    FROM aliases a
+    FROM (
+        -- By its order the index is named: statistics of an empty table would take any, and then
+        -- read all of a tenant's aliases. Where keys are equal there is no order, hence the range.
+        SELECT a.* FROM aliases a
+        WHERE a.tenant = $1 AND a.policy_id = q.policy_id AND a.scope = q.scope
+            AND a.exact_key >= q.exact_key AND a.exact_key <= q.exact_key
+        ORDER BY a.exact_key
+        LIMIT 1
+    ) a
     JOIN entries e
         ON e.tenant = $1 AND e.id = a.entry_id AND e.policy_id = q.policy_id AND e.scope = q.scope
         AND e.semantic_expires_at IS NOT NULL
@@ -62,8 +70,7 @@ LEFT JOIN LATERAL (
             e.semantic_expires_at, e.created_at + p.semantic_ttl_seconds * interval '1 second'
         ) AS expires_at
     ) x
-    WHERE a.tenant = $1 AND a.policy_id = q.policy_id AND a.scope = q.scope
-        AND a.exact_key = q.exact_key AND a.created_at > p.alias_floor
+    WHERE a.created_at > p.alias_floor
         -- Whoever says what would be compared today is not answered with what was compared once.
         AND q.space IN ('', e.space) AND q.partition IN (''::bytea, e.partition)
         AND e.generation >= p.oldest_generation
@@ -473,9 +480,17 @@ WITH policy AS MATERIALIZED (
     DELETE FROM aliases a USING kept k, replaced r WHERE a.tenant = $1 AND a.entry_id = r.id
 ), uncounted AS (
     DELETE FROM hit_counts h USING kept k, replaced r WHERE h.tenant = $1 AND h.entry_id = r.id
+), aliased AS MATERIALIZED (
+    -- Seldom there is one. The index is named by its order, as in find_exact.
+    SELECT a.exact_key FROM aliases a
+    WHERE a.tenant = $1 AND a.policy_id = $2 AND a.scope = $3
+        AND a.exact_key >= $4 AND a.exact_key <= $4
+    ORDER BY a.exact_key
+    LIMIT 1
 ), superseded AS (
     DELETE FROM aliases a USING kept k
     WHERE a.tenant = $1 AND a.policy_id = $2 AND a.scope = $3 AND a.exact_key = $4
+        AND EXISTS (SELECT FROM aliased)
     RETURNING a.entry_id
 ), told AS MATERIALIZED (
     -- Not of what is new: nobody has a copy of it, and a notification holds up every other commit.
@@ -603,11 +618,17 @@ CROSS JOIN LATERAL (
     FOR KEY SHARE SKIP LOCKED
 ) e
 WHERE NOT EXISTS (
-    -- An answer put for this very key meanwhile is the better one.
-    SELECT FROM entries o
-    WHERE o.tenant = $1 AND o.policy_id = n.policy_id AND o.scope = n.scope
-        AND o.exact_key = n.exact_key
-        AND o.exact_expires_at > now() AND o.generation >= p.oldest_generation
+    -- An answer put for this very key meanwhile is the better one. The index is named by its order,
+    -- as in find_exact.
+    SELECT FROM (
+        SELECT o.exact_expires_at, o.generation
+        FROM entries o
+        WHERE o.tenant = $1 AND o.policy_id = n.policy_id AND o.scope = n.scope
+            AND o.exact_key >= n.exact_key AND o.exact_key <= n.exact_key
+        ORDER BY o.exact_key
+        LIMIT 1
+    ) o
+    WHERE o.exact_expires_at > now() AND o.generation >= p.oldest_generation
 )
 -- In one order, so that two replicas seldom wait for each other in a circle.
 ORDER BY n.policy_id, n.scope, n.exact_key
@@ -1240,7 +1261,12 @@ SELECT count(*) FROM gone
 INSERT INTO hit_counts AS h (tenant, entry_id, policy_id, hits, tokens_saved, last_hit_at)
 SELECT $1, n.entry_id, e.policy_id, n.hits, n.tokens, now()
 FROM unnest($2::uuid[], $3::bigint[], $4::bigint[]) n (entry_id, hits, tokens)
-JOIN entries e ON e.tenant = $1 AND e.id = n.entry_id
+CROSS JOIN LATERAL (
+    -- One by one, by the key: a join would read all of a tenant's, for they come in this order.
+    SELECT e.policy_id FROM entries e
+    WHERE e.tenant = $1 AND e.id = n.entry_id
+    LIMIT 1
+) e
 -- In one order, so that two replicas never wait for each other in a circle.
 ORDER BY n.entry_id
 ON CONFLICT (tenant, entry_id) DO UPDATE SET

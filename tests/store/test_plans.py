@@ -15,6 +15,7 @@ from pgvector import HalfVector
 from cachesvc.core.cells import cell_of, code_of
 from cachesvc.store import sql
 from cachesvc.store.base import Alias
+from cachesvc.store.postgres import _alias_values, _values
 from cachesvc.store.sql import plural, statement
 from tests.postgres import POLICY, TENANT, Stores
 from tests.store.entries import PLACE, key, new, save, unit
@@ -132,19 +133,20 @@ async def test_each_cell_is_searched_through_the_index_that_is_made_for_it(
 
 
 @pytest.mark.parametrize("asking", [1, 8])
-@pytest.mark.parametrize("analysed", [False, True])
+@pytest.mark.parametrize("analysed", ["never", "empty", "full"])
 async def test_a_key_is_looked_up_through_unique_indexes(
-    stores: Stores, analysed: bool, asking: int
+    stores: Stores, analysed: str, asking: int
 ) -> None:
     await save(stores, 3600)
+    if analysed == "empty":
+        await analyse(stores)
     for n in range(100):
         entry = await stores.entries.put(new(str(n), vector=unit(1, 2)))
         assert entry.entry_id
         alias = Alias(PLACE, key(f"alias {n}"), entry.entry_id, 0.95)
         await stores.entries.add_aliases([alias])
-    if analysed:
-        async with stores.database.connection() as connection:
-            await connection.execute("ANALYZE")
+    if analysed == "full":
+        await analyse(stores)
     query, values = plural("find_exact"), (POLICY, "shared", key("7"), FOREVER, "", b"")
     arrays = [[value] * asking for value in values]
     for _ in range(7):
@@ -159,6 +161,11 @@ async def test_a_key_is_looked_up_through_unique_indexes(
         assert not re.search("Hash|Merge|Sort|Materialize", text), text
 
 
+async def analyse(stores: Stores) -> None:
+    async with stores.database.connection() as connection:
+        await connection.execute("ANALYZE")
+
+
 async def test_settings_survive_the_pool(stores: Stores) -> None:
     async def shown(name: str) -> str:
         async with stores.database.connection() as connection:
@@ -168,3 +175,50 @@ async def test_settings_survive_the_pool(stores: Stores) -> None:
         values = await asyncio.gather(*map(shown, SETTINGS))
         assert dict(zip(SETTINGS, values, strict=True)) == SETTINGS
         assert (await stores.database.row("SHOW enable_seqscan"))[0] == "off"
+
+
+@pytest.mark.parametrize("analysed", ["never", "empty", "full"])
+async def test_what_writes_reads_no_more_than_it_writes(stores: Stores, analysed: str) -> None:
+    """Whatever is believed of the tables, and though an order is wanted that an index has."""
+    await save(stores, 3600)
+    if analysed == "empty":
+        await analyse(stores)
+    entry = await stores.entries.put(new("first", vector=unit(1)))
+    assert entry.entry_id
+    await fill_with_aliases(stores, 2000)
+    if analysed == "full":
+        await analyse(stores)
+    aliases = [Alias(PLACE, key(f"alias {n}"), entry.entry_id, 0.95) for n in range(8)]
+    columns = zip(*(_alias_values(alias) for alias in aliases), strict=True)
+    values = await _values(new("second", vector=unit(2)), cell_in("shared"))
+    for name, asked in (
+        ("add_aliases", (TENANT, *map(list, columns))),
+        ("count_hits", (TENANT, [entry.entry_id], [1], [1])),
+        ("put_by_exact_key", (*values, None)),
+    ):
+        async with stores.database.connection() as connection, connection.transaction():
+            explained = "EXPLAIN (ANALYZE, COSTS OFF, FORMAT JSON) " + statement(name)
+            plan = json.loads(await connection.fetchval(explained, *asked))[0]["Plan"]
+        assert most_read(plan) < 50, (name, plan)
+
+
+def most_read(plan: Any) -> int:
+    """The most rows that one node of a plan has looked at, kept or not."""
+    removed = plan.get("Rows Removed by Filter", 0) + plan.get("Rows Removed by Join Filter", 0)
+    own = int(plan["Actual Loops"] * (plan["Actual Rows"] + removed))
+    return max([own, *map(most_read, plan.get("Plans", []))])
+
+
+async def fill_with_aliases(stores: Stores, number: int) -> None:
+    """As many entries under keys of their own, and as many aliases of theirs."""
+    await fill(stores, "shared", number)
+    own = "decode(md5(id::text) || md5(id::text), 'hex')"
+    await stores.database.row(
+        f"UPDATE entries SET exact_key = {own}, exact_expires_at = semantic_expires_at "
+        "WHERE exact_key IS NULL"
+    )
+    await stores.database.row(
+        "INSERT INTO aliases (tenant, policy_id, scope, exact_key, entry_id, similarity, "
+        "created_at, expires_at) SELECT tenant, policy_id, scope, sha256(exact_key), id, 0.95, "
+        "now(), semantic_expires_at FROM entries"
+    )
