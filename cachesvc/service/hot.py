@@ -28,8 +28,10 @@ class HotGauges(Collector):
         for tier, number in self._hot.hits.items():
             hits.add_metric([tier], number)
         yield hits
-        yield GaugeMetricFamily("cachesvc_hot_bytes", "Kept in memory.", self._hot.weight)
-        yield GaugeMetricFamily("cachesvc_hot_entries", "Copies in memory.", self._hot.entries)
+        yield GaugeMetricFamily("cachesvc_hot_bytes", "Kept in memory.", self._hot.copies.weight)
+        yield GaugeMetricFamily(
+            "cachesvc_hot_entries", "Copies in memory.", self._hot.copies.number
+        )
         yield GaugeMetricFamily(
             "cachesvc_hot_trusted",
             "1 while every change of other replicas is known to be heard, and copies may answer.",

@@ -125,14 +125,19 @@ class Lookup:
         threshold = query.served_from
         with self._telemetry.stage("nearest"):
             found = await self._store.find_nearest(query)
+        again = _ATTEMPTS
         while True:
             outcome = self._decide_nearest(found, policy, threshold)
             if isinstance(outcome, Miss) or outcome.candidate.answer is not UNREAD:
                 return found, outcome
             winner = outcome.candidate
             answer = await self._store.answer(asked.place, winner.entry_id)
+            if answer is None and again:
+                # It went in between, or from memory: what is near now may be none of the others.
+                again -= 1
+                found = await self._store.find_nearest(query)
+                continue
             read = () if answer is None else (replace(winner, answer=answer),)
-            # One that went in between never was; the next one is asked.
             others = tuple(one for one in found.candidates if one is not winner)
             found = replace(found, candidates=read + others)
 

@@ -1,59 +1,42 @@
 """The hot tier: what was found a moment ago, found again without a query.
 
-A copy answers only while the lease of `notices.py` holds, so it is never older than a change that
-another replica made more than a second ago; and never after its TTL. The database's clock goes on
-counting: a copy's `now` is the reading's, plus the time since the reading was *sent*, so nothing
-lives longer here than there.
+Kept are what a query has found, the answers that were served, and whole cells (`hot_cells.py`). How
+long they may be trusted is told in `copies.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from moka_py import Moka
-from msgspec import Struct
 from msgspec.structs import replace
 
 from cachesvc.store.base import UNREAD, ExactQuery, Found
+from cachesvc.store.copies import Copies, Copy, Trust
+from cachesvc.store.hot_cells import HotCells, cell_of
 from cachesvc.store.layers import Layer
 from cachesvc.store.notices import change_of, since_boot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
+    from uuid import UUID
 
+    from cachesvc.core.model import Answer
     from cachesvc.store.base import Alias, NearestQuery, NewEntry, Place, PolicyRow, Stored
     from cachesvc.store.layers import LayeredStore
     from cachesvc.store.notices import Notices
 
 _OVERHEAD_BYTES = 2048  # of a copy without its candidates: keys and marks
 _CANDIDATE_BYTES = 768  # of each, without its answer
-_MARKS_AT_MOST = 100_000  # changes remembered; beyond it everything is forgotten
 _REVISIONS_AT_MOST = 10_000  # of policies; beyond it none is known
-
-
-class _Copy(Struct, frozen=True):
-    """What one query found, when it was sent, and the names of what it depends on.
-
-    It answers nobody from `expires_at` on, by the database's clock: what has come into the place
-    of a dead entry is nobody told of.
-    """
-
-    found: Found
-    sent: float
-    expires_at: datetime
-    marks: tuple[Hashable, ...]
-    weight: int
 
 
 class HotStore(Layer):
     """Repeated hits come from memory, all else from the store behind it.
 
     `notices` tell its `heard` of changes. At most `most_bytes` of copies are kept, those that are
-    asked for most (W-TinyLFU: Einziger, Friedman, Manes, ACM TOS 2017), none longer than
-    `ttl_seconds`.
+    asked for most, none longer than `ttl_seconds`.
     """
 
     def __init__(
@@ -66,44 +49,36 @@ class HotStore(Layer):
         clock: Callable[[], float] = since_boot,
     ) -> None:
         super().__init__(store)
-        self._ttl = ttl_seconds
-        self._most_bytes = most_bytes
+        self._trust = Trust(notices, ttl_seconds=ttl_seconds, clock=clock)
+        # Each has its own half: next to many small ones that are asked for, no cell would stay.
+        self.copies = Copies(self._trust, most_bytes // 2)
+        self.cells = HotCells(Copies(self._trust, most_bytes // 2), self._known_answer)
         self._clock = clock
-        self._copies: Moka[Hashable, _Copy] = Moka(
-            most_bytes, ttl=ttl_seconds, weigher=lambda _, copy: copy.weight
-        )
-        # When each of these changed last: a copy read before then is none.
-        self._changed: dict[Hashable, float] = {}
-        self._all_changed = clock()
         self._revisions: dict[tuple[str, str], int] = {}
         self.notices = notices
         self.hits = {"exact": 0, "semantic": 0}
-
-    @property
-    def weight(self) -> int:
-        """Bytes of all copies."""
-        self._copies.run_pending_tasks()
-        return self._copies.weighted_size()
-
-    @property
-    def entries(self) -> int:
-        self._copies.run_pending_tasks()
-        return self._copies.count()
 
     def heard(self, payload: str | None) -> None:
         super().heard(payload)
         change = None if payload is None else change_of(payload)
         if change is None:
-            self._forget()
+            self._trust.forget()
+            self.copies.clear()
+            self.cells.copies.clear()
         elif change.entry_ids is None:
-            self._touch((change.tenant, change.policy_id))
+            self._trust.touch((change.tenant, change.policy_id))
         else:
-            self._touch(*change.entry_ids)
+            self._trust.touch(*change.entry_ids)
 
-    def _forget(self) -> None:
-        self._all_changed = self._clock()
-        self._changed.clear()
-        self._copies.clear()
+    @property
+    def weight(self) -> int:
+        """Bytes of all copies."""
+        return self.copies.weight + self.cells.copies.weight
+
+    @property
+    def number(self) -> int:
+        """Of all copies."""
+        return self.copies.number + self.cells.copies.number
 
     async def settled(self) -> None:
         await self.notices.settled()
@@ -114,7 +89,7 @@ class HotStore(Layer):
         key, revision = (tenant, policy_id), None if row is None else row.revision
         if revision is None or revision != self._revisions.get(key):
             # Seen before it was heard. A copy of before would be judged under a policy of after.
-            self._touch(key)
+            self._trust.touch(key)
             if len(self._revisions) >= _REVISIONS_AT_MOST:
                 self._revisions.clear()
         if revision is not None:
@@ -127,13 +102,19 @@ class HotStore(Layer):
             tier, found = "exact", self._recall(_exact_key(query))
             if found is not None and age is not None:
                 found = _young(found, age)
+        elif age is None:
+            tier, found = "semantic", self._recall(_nearest_key(query)) or self._in_cell(query)
         else:
-            # Of those nearest, the young ones may be others.
-            tier, found = "semantic", self._recall(_nearest_key(query)) if age is None else None
+            return None  # of those nearest, the young ones may be others
         if found is None or not found.candidates:
             return None
         self.hits[tier] += 1
         return found
+
+    def _in_cell(self, query: NearestQuery) -> Found | None:
+        found = self.cells.find(query)
+        # Its answer is to be read: that takes a query.
+        return None if found is None or found.candidates[0].answer is UNREAD else found
 
     async def find_exact(self, query: ExactQuery) -> Found:
         known = self.recall(query)
@@ -149,45 +130,78 @@ class HotStore(Layer):
         known = self.recall(query)
         if known is not None:
             return known
+        if query.max_age_seconds is not None:
+            return await self._store.find_nearest(query)
+        in_cell = self.cells.find(query)
+        if in_cell is not None:
+            self.hits["semantic"] += 1
+            return in_cell
+        if self.cells.due(query):
+            in_cell = await self.cells.read(query, self._store.whole_cell)
+            if in_cell is not None:
+                return in_cell
         sent = self._clock()
         found = await self._store.find_nearest(query)
-        if query.max_age_seconds is None and _answers(found, query.served_from):
-            self._keep(_nearest_key(query), found, sent, _cell(query))
+        if _answers(found, query.served_from):
+            self._keep(_nearest_key(query), found, sent, cell_of(query))
+            self.cells.searched(query)
         return found
 
+    async def answer(self, place: Place, entry_id: UUID) -> Answer | None:
+        known = self._known_answer(place, entry_id)
+        if known is not None:
+            return known
+        sent = self._clock()
+        answer = await self._store.answer(place, entry_id)
+        if answer is None:
+            # It went unheard: no copy may name it any more.
+            self._trust.touch(str(entry_id))
+        else:
+            marks = (place.tenant, place.policy_id), str(entry_id)
+            weight = _OVERHEAD_BYTES + len(answer.body)
+            self.copies.keep(("answer", place, entry_id), Copy(answer, sent, marks, weight))
+        return answer
+
+    def _known_answer(self, place: Place, entry_id: UUID) -> Answer | None:
+        """Who asks knows that the entry lives, as far as its time goes."""
+        copy = self.copies.get(("answer", place, entry_id))
+        answer: Answer | None = None if copy is None else copy.value
+        return answer
+
     async def put(self, entry: NewEntry) -> Stored:
-        stored = await self._store.put(entry)
-        if entry.exact_key is not None:
-            self._touch((entry.place, entry.exact_key))
-        if entry.vector is not None:
-            # It may be nearer than what was found before.
-            self._touch((entry.place, entry.space, entry.partition, entry.vector.size))
+        replaced = True  # as far as is known, also where it fails
+        try:
+            stored = await self._store.put(entry)
+            replaced = stored.replaced
+        finally:
+            if entry.exact_key is not None:
+                self._trust.touch((entry.place, entry.exact_key))
+            if entry.vector is not None:
+                # It may be nearer than what was found before.
+                cell = entry.place, entry.space, entry.partition, entry.vector.size
+                self._trust.touch(cell)
+                self.cells.put(cell, entry.vector, replaced=replaced)
         if stored.replaced:
             await self.notices.settled()
         return stored
 
     async def add_aliases(self, aliases: Sequence[Alias]) -> None:
         await self._store.add_aliases(aliases)
-        self._touch(*((alias.place, alias.exact_key) for alias in aliases))
+        self._trust.touch(*((alias.place, alias.exact_key) for alias in aliases))
 
     def _recall(self, key: Hashable) -> Found | None:
-        """What was found, where that may be trusted, with its clock set to now."""
-        if not self.notices.holds:
-            return None
-        copy = self._copies.get(key)
+        """What was found, where that may be trusted, with its clock set to now.
+
+        It answers nobody once one of its candidates has expired: what has come into the place of a
+        dead entry nobody is told of.
+        """
+        copy = self.copies.get(key)
         if copy is None:
             return None
-        clock, sent = self._clock(), copy.sent
-        if clock - sent > self._ttl or sent <= self._all_changed:
-            return None
-        changed = self._changed
-        if changed:
-            for mark in copy.marks:
-                if changed.get(mark, sent) > sent:
-                    return None
-        old = copy.found
-        now = old.now + timedelta(seconds=clock - sent)
-        if now >= copy.expires_at:
+        old: Found
+        old, expires_at = copy.value
+        now = old.now + timedelta(seconds=self._clock() - copy.sent)
+        if now >= expires_at:
             return None
         return Found(old.revision, old.generation, now, old.candidates, old.dead)
 
@@ -197,40 +211,18 @@ class HotStore(Layer):
         marks = ((place.tenant, place.policy_id), mark, *(str(one.entry_id) for one in candidates))
         weight = _OVERHEAD_BYTES
         weight += sum(_CANDIDATE_BYTES + len(one.answer.body) for one in candidates)
-        if weight > self._most_bytes:
-            return
         expires_at = min(one.expires_at for one in candidates)
         # What a replica found is as old as the replica may be.
-        sent -= found.behind
-        self._copies.set(key, _Copy(found, sent, expires_at, marks, weight))
-        # Moka makes room when it comes to it, and until then holds several times as much.
-        self._copies.run_pending_tasks()
-
-    def _touch(self, *marks: Hashable) -> None:
-        now = self._clock()
-        for mark in marks:
-            self._changed.pop(mark, None)
-            self._changed[mark] = now  # the newest last
-        while self._changed:
-            mark, when = next(iter(self._changed.items()))
-            if now - when <= self._ttl:
-                break
-            del self._changed[mark]
-        if len(self._changed) > _MARKS_AT_MOST:
-            self._forget()
+        self.copies.keep(key, Copy((found, expires_at), sent - found.behind, marks, weight))
 
 
 def _exact_key(query: ExactQuery) -> Hashable:
     return "exact", query.place, query.exact_key, query.space, query.partition
 
 
-def _cell(query: NearestQuery) -> tuple[Place, str, bytes, int]:
-    return query.place, query.space, query.partition, query.vector.size
-
-
 def _nearest_key(query: NearestQuery) -> Hashable:
     vector = hashlib.sha256(query.vector.tobytes()).digest()
-    return "semantic", _cell(query), vector, query.top_k, query.served_from
+    return "semantic", cell_of(query), vector, query.top_k, query.served_from
 
 
 def _answers(found: Found, served_from: float) -> bool:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         PolicyRow,
         Stored,
     )
+    from cachesvc.store.whole import WholeCell
 
 
 class LayeredStore(EntryStore, Protocol):
@@ -31,6 +32,9 @@ class LayeredStore(EntryStore, Protocol):
 
     def recall(self, query: ExactQuery | NearestQuery) -> Found | None:
         """What the query would find, without waiting; None where no memory tells."""
+
+    async def whole_cell(self, query: NearestQuery) -> WholeCell | None:
+        """All that lives where the query would search; None where that is too much to be kept."""
 
     def heard(self, payload: str | None) -> None:
         """Something has changed: what a notification says of it, or, None, that may be anything."""
@@ -78,6 +82,9 @@ class Layer:
 
     def recall(self, query: ExactQuery | NearestQuery) -> Found | None:
         return self._store.recall(query)
+
+    async def whole_cell(self, query: NearestQuery) -> WholeCell | None:
+        return await self._store.whole_cell(query)
 
     def heard(self, payload: str | None) -> None:
         self._store.heard(payload)

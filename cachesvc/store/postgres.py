@@ -21,6 +21,7 @@ from cachesvc.store.bodies import packed, unpacked
 from cachesvc.store.growing import GrowingLeaves
 from cachesvc.store.layers import Lowest
 from cachesvc.store.sql import plural, statement, statement_for
+from cachesvc.store.whole import read_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from cachesvc.core.vectors import Vector
     from cachesvc.store.base import Alias, ExactQuery, NearestQuery, NewEntry, Place
     from cachesvc.store.pool import Database
+    from cachesvc.store.whole import WholeCell
 
 _FOREVER = timedelta(days=365 * 1000)
 # By so much the distance of two half-precision vectors may differ from what is judged. A miscalled
@@ -119,6 +121,22 @@ class PostgresStore(Lowest):
         if rows:
             self.growing.found(cell, split=rows[0]["split"])
         return rows
+
+    async def whole_cell(self, query: NearestQuery) -> WholeCell | None:
+        place, size = query.place, query.vector.size
+        cell, most = (
+            _cell(place, query.space, size, query.partition),
+            self.growing.bounds(size).cell,
+        )
+        if self.growing.is_split(cell):
+            return None
+        read, within = statement_for("whole_cell", size), (query.space, query.partition)
+        asked = place.tenant, place.policy_id, place.scope, *within, cell, most
+        rows = await self._database.search(read, *asked)
+        if not rows:
+            raise NotFound("cache_policy not found")
+        whole = not rows[0]["split"] and rows[0]["live"] <= most
+        return read_whole(rows[0], size) if whole else None
 
     async def answer(self, place: Place, entry_id: UUID) -> Answer | None:
         row = await self._database.row(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -222,3 +223,48 @@ def test_memory_is_bounded_in_bytes(module_database_url: str) -> None:
         assert 10_000 < metrics["cachesvc_hot_bytes"] <= 300_000
         assert 1 <= metrics["cachesvc_hot_entries"] <= 30
         api.close()
+
+
+def wordings() -> Iterator[dict[str, Any]]:
+    """Vectors near VECTOR, none of them twice."""
+    for number in itertools.count(1):
+        yield {"embedding": [1.0, 0.0001 * number, 0.0, 0.1]}
+
+
+def until_whole(api: Api, policy_id: str, asked: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    """Ask in new wordings until one has been answered from memory; the answer."""
+    before = from_memory(api, "semantic")
+    for _ in range(100):
+        reply = api.lookup(policy_id, **next(asked))
+        assert reply["tier"] == "semantic", reply
+        if from_memory(api, "semantic") > before + 1:
+            return reply
+    raise AssertionError("no new wording was answered from memory")
+
+
+def test_a_new_wording_comes_from_memory_and_is_told_as_before(
+    b: Api, module_database_url: str
+) -> None:
+    policy_id, asked = b.policy(), wordings()
+    entry = b.put(policy_id, embedding=VECTOR, prompt_text="why?")
+    first = b.lookup(policy_id, **next(asked))
+    reply = until_whole(b, policy_id, asked)
+    assert reply["entry_id"] == entry["entry_id"]
+    told = ("tier", "reason", "response", "expires_at", "generation")
+    assert {name: reply[name] for name in told} == {name: first[name] for name in told}
+    # Changed past the service, so that nobody is told: who still says the old asked no database.
+    execute(module_database_url, "UPDATE entries SET body = '{\"answer\": 43}'")
+    assert b.lookup(policy_id, **next(asked))["response"] == first["response"]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_so_does_the_other_know_it_for_new_wordings(api: Api, b: Api, change: str) -> None:
+    policy_id, asked = api.policy(), wordings()
+    entry = api.put(policy_id, exact_key=KEY, embedding=VECTOR, tags=["faq"])["entry_id"]
+    until_whole(b, policy_id, asked)
+    until_whole(api, policy_id, asked)
+    CHANGES[change](api, policy_id, entry)
+    changed = time.monotonic()
+    assert answered(api, policy_id, next(asked)) != entry, "the replica that changed it, at once"
+    time.sleep(max(0.0, changed + BOUND_SECONDS - time.monotonic()))
+    assert answered(b, policy_id, next(asked)) != entry

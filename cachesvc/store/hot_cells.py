@@ -1,0 +1,177 @@
+"""Cells that are searched often, kept whole: a wording never asked before needs no query, either.
+
+What another replica puts meanwhile may be missed, as long as a copy lives; what this one puts is
+not, though the copy does not have it: where it may be nearer, the database is asked. A miss is
+never told from memory.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from datetime import timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from msgspec.structs import replace
+
+from cachesvc.errors import StoreError
+from cachesvc.store.base import Found
+from cachesvc.store.copies import Copy
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Hashable
+    from uuid import UUID
+
+    from cachesvc.core.model import Answer, Candidate
+    from cachesvc.core.vectors import Vector
+    from cachesvc.store.base import NearestQuery, Place
+    from cachesvc.store.copies import Copies
+    from cachesvc.store.whole import WholeCell
+
+    Cell = tuple[Place, str, bytes, int]
+
+# A reading of all costs what eight searches do: where copies live for no time at all, half as much
+# again is spent on them.
+_SEARCHES = 16
+_CELLS_AT_MOST = 10_000  # whose searches are counted
+_PAUSE = 16 * _SEARCHES  # more than that, once a cell has turned out to be too large
+_NEWER_AT_MOST = 32  # puts; after more of them it is time to read all anew
+_SHARE = 4  # no cell takes more than a quarter of the memory
+_ROUNDING = 0.002  # between a vector as it was put and its halves
+_OVERHEAD_BYTES = 4096
+
+
+class _Kept(NamedTuple):
+    whole: WholeCell
+    newer: list[Vector]  # put since then
+    last: list[tuple[Vector, int, list[Candidate]]]  # at most one: what was asked for last
+
+
+class HotCells:
+    """Whole cells. `answer` tells a known answer, without waiting."""
+
+    def __init__(self, copies: Copies, answer: Callable[[Place, UUID], Answer | None]) -> None:
+        self.copies = copies
+        self.reads = dict.fromkeys(("kept", "not_kept", "too_large", "failed"), 0)
+        self._trust = copies.trust
+        self._answer = answer
+        # How many searches of a cell went to the database, and since when.
+        self._searches: OrderedDict[Cell, tuple[int, float]] = OrderedDict()
+
+    def find(self, query: NearestQuery) -> Found | None:
+        """What is near, where the first of it surely is what a search would serve; else None."""
+        copy = self.copies.get(_key(cell_of(query)))
+        if copy is None:
+            return None
+        kept: _Kept = copy.value
+        candidates = _nearest(kept, query)
+        best = (candidates[0].similarity or 0.0) if candidates else 0.0
+        if best <= 0 or best < query.served_from:
+            return None
+        found = self._found(kept.whole, candidates, copy)
+        if any(candidate.expires_at <= found.now for candidate in candidates):
+            return None
+        if not self._trust.stands(copy.sent, tuple(str(each.entry_id) for each in candidates)):
+            return None
+        least = best - _ROUNDING
+        if any(float(np.dot(query.vector, vector)) >= least for vector in kept.newer):
+            return None
+        return self._with_answer(query.place, found)
+
+    def searched(self, query: NearestQuery) -> None:
+        """A search of the cell had to ask the database, and found what memory might have told."""
+        if not self._trust.notices.holds:
+            return
+        cell, now = cell_of(query), self._trust.clock()
+        number, since = self._searches.pop(cell, (0, now))
+        if number >= 0 and now - since > self._trust.ttl:
+            number, since = 0, now
+        self._searches[cell] = number + 1, since
+        if len(self._searches) > _CELLS_AT_MOST:
+            self._searches.popitem(last=False)
+
+    def due(self, query: NearestQuery) -> bool:
+        """Whether to read all of the cell, after so many searches: then for nobody else again."""
+        cell = cell_of(query)
+        if self._searches.get(cell, (0, 0.0))[0] < _SEARCHES or not self._trust.notices.holds:
+            return False
+        del self._searches[cell]
+        return True
+
+    async def read(
+        self, query: NearestQuery, read: Callable[[NearestQuery], Awaitable[WholeCell | None]]
+    ) -> Found | None:
+        """Read all of the cell and keep it; what is near in it, or None where it was not read.
+
+        Not kept is what may lack a put of meanwhile. Raises NotFound without a policy.
+        """
+        cell, sent = cell_of(query), self._trust.clock()
+        try:
+            whole = await read(query)
+        except StoreError:
+            # It takes as much as some searches: who asks is not to fail by it.
+            self._pause(cell, "failed")
+            return None
+        if whole is None:
+            self._pause(cell, "too_large")
+            return None
+        kept = _Kept(whole, [], [])
+        weight = _OVERHEAD_BYTES + whole.weight + _NEWER_AT_MOST * 8 * query.vector.size
+        marks = (query.place.tenant, query.place.policy_id), _key(cell)
+        copy = Copy(kept, sent, marks, weight)
+        if weight > self.copies.most_bytes // _SHARE:
+            self._pause(cell, "too_large")
+        elif not self._trust.stands(sent, (cell,)):
+            self.reads["not_kept"] += 1
+        elif self.copies.keep(_key(cell), copy):
+            self.reads["kept"] += 1
+        else:
+            self._pause(cell, "not_kept")
+        found = self._found(whole, _nearest(kept, query), copy)
+        return self._with_answer(query.place, found)
+
+    def _pause(self, cell: Cell, outcome: str) -> None:
+        self.reads[outcome] += 1
+        self._searches[cell] = -_PAUSE, self._trust.clock()
+
+    def put(self, cell: Cell, vector: Vector, *, replaced: bool) -> None:
+        """There is one more in the cell, in the place of another or not."""
+        copy = self.copies.untrusted(_key(cell))
+        if copy is None:
+            return
+        kept: _Kept = copy.value
+        if replaced or len(kept.newer) >= _NEWER_AT_MOST:
+            self._trust.touch(_key(cell))
+        else:
+            kept.newer.append(vector)
+
+    def _with_answer(self, place: Place, found: Found) -> Found:
+        """With the first one's answer, where that is known."""
+        if not found.candidates:
+            return found
+        first, *others = found.candidates
+        answer = self._answer(place, first.entry_id)
+        if answer is None:
+            return found
+        return replace(found, candidates=(replace(first, answer=answer), *others))
+
+    def _found(self, whole: WholeCell, candidates: list[Candidate], copy: Copy) -> Found:
+        now = whole.now + timedelta(seconds=self._trust.clock() - copy.sent)
+        return Found(whole.revision, whole.generation, now, tuple(candidates))
+
+
+def cell_of(query: NearestQuery) -> Cell:
+    return query.place, query.space, query.partition, query.vector.size
+
+
+def _key(cell: Cell) -> Hashable:
+    return "cell", cell
+
+
+def _nearest(kept: _Kept, query: NearestQuery) -> list[Candidate]:
+    """A lookup asks more than once for the same."""
+    if kept.last and kept.last[0][0] is query.vector and kept.last[0][1] == query.top_k:
+        return kept.last[0][2]
+    candidates = kept.whole.nearest(query)
+    kept.last[:] = [(query.vector, query.top_k, candidates)]
+    return candidates

@@ -1,0 +1,105 @@
+"""All that lives in one cell, in memory: what is nearest is found there without a query."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from cachesvc.core.model import Candidate
+from cachesvc.core.vectors import similarity
+from cachesvc.store.base import UNREAD
+
+if TYPE_CHECKING:
+    from cachesvc.core.vectors import Vector
+    from cachesvc.store.base import NearestQuery
+
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # Postgres counts its microseconds from here
+# Two float32 scores nearer to each other than this may be in the wrong order.
+_ROUNDING = 1e-5
+_TIED_AT_MOST = 64
+
+
+class WholeCell(Struct, frozen=True):
+    """The n live entries of a cell as one reading found them. Shapes: (n,), of vectors (n, d).
+
+    `ids` has 16 bytes of each; `created_at` and `expires_at` are in microseconds since 2000.
+    `vectors` are the stored halves, float32, and `scales` what makes unit vectors of them.
+    """
+
+    revision: int
+    generation: int
+    now: datetime
+    ids: bytes
+    created_at: NDArray[np.int64]
+    expires_at: NDArray[np.int64]
+    vectors: NDArray[np.float32]
+    scales: NDArray[np.float32]
+
+    @property
+    def weight(self) -> int:
+        """In bytes."""
+        arrays = self.created_at, self.expires_at, self.vectors, self.scales
+        return len(self.ids) + sum(array.nbytes for array in arrays)
+
+    def nearest(self, query: NearestQuery) -> list[Candidate]:
+        """As `find_nearest` has them, all UNREAD: nearest first, of equal ones the newest first."""
+        scores = self.vectors @ query.vector.astype(np.float32)
+        scores *= self.scales
+        found = [
+            self._candidate(place, query)
+            for place in self._first(scores, query.vector, query.top_k)
+        ]
+        found.sort(key=lambda candidate: candidate.created_at, reverse=True)
+        found.sort(key=lambda candidate: candidate.similarity or 0.0, reverse=True)
+        return found[: query.top_k]
+
+    def _first(self, scores: NDArray[np.float32], vector: Vector, number: int) -> list[int]:
+        """Where the highest scores are, and those that may be as high."""
+        if scores.size > number:
+            least = np.partition(scores, scores.size - number)[scores.size - number]
+            places = np.flatnonzero(scores >= least - _ROUNDING)
+        else:
+            places = np.arange(scores.size)
+        if places.size > _TIED_AT_MOST:
+            # The same vector scores a little more in one row of a matrix than in another.
+            vectors = self.vectors[places].astype(np.float64)
+            exact = np.round(np.einsum("nd,d->n", vectors, vector) * self.scales[places], 6)
+            first = np.lexsort((-self.created_at[places], -exact))
+            places = places[first[:_TIED_AT_MOST]]
+        chosen: list[int] = places.tolist()
+        return chosen
+
+    def _candidate(self, place: int, query: NearestQuery) -> Candidate:
+        return Candidate(
+            UUID(bytes=self.ids[16 * place : 16 * place + 16]),
+            UNREAD,
+            _EPOCH + timedelta(microseconds=self.created_at.item(place)),
+            _EPOCH + timedelta(microseconds=self.expires_at.item(place)),
+            similarity(query.vector, self.vectors[place].astype(np.float64)),
+        )
+
+
+def read_whole(row: Any, dimensions: int) -> WholeCell:
+    """What the statement `whole_cell` has found, in Postgres' binary formats, one after another."""
+    sent = np.dtype(
+        [
+            *(("id", "V16"), ("created_at", ">i8"), ("expires_at", ">i8")),
+            *(("dimensions", ">i2"), ("unused", ">i2"), ("vector", ">f2", (dimensions,))),
+        ]
+    )
+    entries = np.frombuffer(row["entries"] or b"", dtype=sent)
+    vectors = entries["vector"].astype(np.float32)
+    lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+    return WholeCell(
+        *(row["revision"], row["generation"], row["now"]),
+        entries["id"].tobytes(),
+        entries["created_at"].astype(np.int64),
+        entries["expires_at"].astype(np.int64),
+        vectors,
+        np.divide(1, lengths, out=np.zeros_like(lengths), where=lengths > 0),
+    )

@@ -1,0 +1,325 @@
+"""A cell that is searched often answers from memory, as the database would."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import pytest_asyncio
+from msgspec import structs
+
+from cachesvc.core.policy import Policy
+from cachesvc.errors import NotFound, StoreUnavailable
+from cachesvc.store.base import UNREAD, Place
+from cachesvc.store.growing import Bounds, GrowingLeaves
+from cachesvc.store.hot import HotStore
+from cachesvc.store.notices import Notices
+from cachesvc.store.postgres import PostgresStore
+from tests.postgres import POLICY, TENANT, Stores
+from tests.store.entries import ANSWER, near, nearest, new, save, unit
+from tests.store.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from uuid import UUID
+
+    from cachesvc.core.model import Answer, Candidate
+    from cachesvc.store.base import Found, NearestQuery
+    from cachesvc.store.whole import WholeCell
+
+SEARCHES = 16
+
+
+class Counted(PostgresStore):
+    """The real store; counts what it is asked, and holds back what it read of a cell."""
+
+    def __init__(self, stores: Stores) -> None:
+        super().__init__(stores.database, growing=GrowingLeaves(lambda _: Bounds(100, 50)))
+        self.searches = self.reads = self.answers = 0
+        self.read, self.let_go = asyncio.Event(), asyncio.Event()
+        self.let_go.set()
+        self.fault: Exception | None = None
+
+    async def find_nearest(self, query: NearestQuery) -> Found:
+        self.searches += 1
+        return await super().find_nearest(query)
+
+    async def whole_cell(self, query: NearestQuery) -> WholeCell | None:
+        self.reads += 1
+        if self.fault is not None:
+            raise self.fault
+        whole = await super().whole_cell(query)
+        self.read.set()
+        await self.let_go.wait()
+        return whole
+
+    async def answer(self, place: Place, entry_id: UUID) -> Answer | None:
+        self.answers += 1
+        return await super().answer(place, entry_id)
+
+
+class Hot:
+    """A hot tier over the counted store."""
+
+    def __init__(self, stores: Stores) -> None:
+        self.counted = Counted(stores)
+        notices = Notices(stores.url, stores.database)
+        self.store = HotStore(self.counted, notices, most_bytes=10**7, ttl_seconds=60)
+        self._wordings = 0
+
+    def wording(self, seed: int, cosine: float = 0.95, **fields: Any) -> NearestQuery:
+        """A new one each time, of what was put with `unit(seed)`."""
+        self._wordings += 1
+        asked = nearest(near(unit(seed), cosine, self._wordings))
+        asked_for: NearestQuery = structs.replace(asked, served_from=0.9, **fields)
+        return asked_for
+
+    async def best(self, seed: int, cosine: float = 0.95, **fields: Any) -> UUID:
+        """The id of what is served."""
+        found = await self.store.find_nearest(self.wording(seed, cosine, **fields))
+        return found.candidates[0].entry_id
+
+    async def warm(self, seed: int, **fields: Any) -> None:
+        """Ask until the cell has been read."""
+        reads = self.counted.reads
+        for _ in range(SEARCHES + 1):
+            await self.best(seed, **fields)
+        assert self.counted.reads == reads + 1
+
+    async def trusted(self) -> bool:
+        return self.store.notices.holds
+
+
+@pytest_asyncio.fixture
+async def hot(stores: Stores) -> AsyncIterator[Hot]:
+    await save(stores, 3600)
+    hot = Hot(stores)
+    listening = asyncio.create_task(hot.store.notices.run(hot.store.heard))
+    await until(hot.trusted)
+    yield hot
+    listening.cancel()
+    await asyncio.wait([listening])
+
+
+async def put(hot: Hot, seed: int, name: str | None = None) -> UUID:
+    stored = await hot.store.put(new(name or f"entry {seed}", vector=unit(seed)))
+    assert stored.entry_id
+    return stored.entry_id
+
+
+async def test_after_some_searches_new_wordings_take_none(hot: Hot) -> None:
+    ids = {seed: await put(hot, seed) for seed in range(5)}
+    await hot.warm(1)
+    searches = hot.counted.searches
+    for seed in (*ids, *ids):
+        assert await hot.best(seed) == ids[seed]
+    assert hot.counted.searches == searches
+    assert hot.store.hits["semantic"] == 10
+    assert hot.store.cells.reads["kept"] == 1
+
+
+async def test_an_answer_is_read_once(hot: Hot) -> None:
+    first = await put(hot, 1)
+    await hot.warm(1)
+    query = hot.wording(1)
+    assert hot.store.recall(query) is None
+    assert (await hot.store.find_nearest(query)).candidates[0].answer is UNREAD
+    answers = hot.counted.answers
+    for _ in range(3):
+        assert await hot.store.answer(query.place, first) == ANSWER
+    assert hot.counted.answers == answers + 1
+    recalled = hot.store.recall(hot.wording(1))
+    assert recalled is not None
+    assert recalled.candidates[0].answer == ANSWER
+
+
+def told(candidates: list[Candidate] | tuple[Candidate, ...]) -> list[tuple[object, ...]]:
+    return [(one.entry_id, one.similarity, one.created_at, one.expires_at) for one in candidates]
+
+
+@pytest.mark.parametrize("number", [1, 3, 40, 100])
+async def test_memory_finds_what_the_database_finds(hot: Hot, number: int) -> None:
+    dice = np.random.default_rng(number)
+    topics = [unit(seed) for seed in range(8)]
+    for each in range(number):
+        # Some are equal, and some nearly; of equal ones the newest comes first.
+        cosine = (1.0, 1.0, 0.97, 0.9)[each % 4]
+        vector = near(topics[int(dice.integers(8))], cosine, each % 5)
+        entry = new(f"{each}", vector=vector, ttl_seconds=int(dice.integers(60, 600)))
+        await hot.store.put(entry)
+    whole = await hot.counted.whole_cell(nearest(unit(0)))
+    assert whole is not None
+    for each in range(60):
+        vector = near(topics[each % 8], float(dice.uniform(0.5, 1.0)), 100 + each)
+        query = nearest(vector, top_k=int(dice.integers(1, 9)))
+        found = await hot.counted.find_nearest(query)
+        seen = [one.similarity for one in found.candidates]
+        if len(set(seen)) == len(seen):
+            assert told(whole.nearest(query)) == told(found.candidates)
+        else:
+            assert [one.similarity for one in whole.nearest(query)] == seen
+            assert whole.nearest(query)[0].entry_id == found.candidates[0].entry_id
+
+
+async def test_of_many_equal_ones_the_newest_is_served(hot: Hot) -> None:
+    for number in range(90):
+        last = await put(hot, 1, f"{number}")
+    whole = await hot.counted.whole_cell(nearest(unit(1)))
+    assert whole is not None
+    for seed in range(20):
+        query = nearest(near(unit(1), 0.95, seed))
+        assert whole.nearest(query)[0].entry_id == last
+
+
+async def test_what_is_put_here_is_found_at_once(hot: Hot) -> None:
+    await put(hot, 1)
+    await hot.warm(1)
+    for number in range(40):
+        nearer = near(unit(1), 0.96 + number / 1000)
+        stored = await hot.store.put(new(f"nearer {number}", vector=nearer))
+        query = structs.replace(nearest(nearer), served_from=0.9)
+        assert (await hot.store.find_nearest(query)).candidates[0].entry_id == stored.entry_id
+
+
+async def test_what_another_replica_puts_is_found_where_memory_has_nothing(
+    hot: Hot, stores: Stores
+) -> None:
+    await put(hot, 1)
+    await hot.warm(1)
+    stored = await stores.entries.put(new("elsewhere", vector=unit(2)))
+    assert await hot.best(2) == stored.entry_id
+
+
+async def test_what_replaces_another_is_served_instead(hot: Hot) -> None:
+    old = await put(hot, 1, "a")
+    await hot.warm(1)
+    for _ in range(3):
+        newer = await put(hot, 1, "a")
+        assert newer != old
+        assert await hot.best(1) == newer
+
+
+@pytest.mark.parametrize("change", ["purge", "verdict", "anything"])
+async def test_what_went_is_not_served(hot: Hot, stores: Stores, change: str) -> None:
+    await put(hot, 1)
+    kept = await put(hot, 2)
+    await hot.warm(1)
+    gone = await hot.best(1)
+    await stores.database.row("DELETE FROM entries WHERE id = $1 RETURNING id", gone)
+    heard = {"purge": [TENANT, POLICY], "verdict": [TENANT, POLICY, [str(gone)]]}
+    hot.store.heard(json.dumps(heard[change]) if change in heard else None)
+    assert gone not in {
+        one.entry_id for one in (await hot.store.find_nearest(hot.wording(1))).candidates
+    }
+    assert await hot.best(2) == kept
+
+
+async def test_what_went_unheard_is_asked_for_no_more(hot: Hot, stores: Stores) -> None:
+    """As where it was evicted: nobody is told, and what is next may have been put meanwhile."""
+    gone = await put(hot, 1)
+    await hot.warm(1)
+    second = await hot.store.put(new("second", vector=near(unit(1), 0.99)))
+    await stores.database.row("DELETE FROM entries WHERE id = $1 RETURNING id", gone)
+    query = structs.replace(nearest(unit(1)), served_from=0.9)
+    assert (await hot.store.find_nearest(query)).candidates[0].entry_id == gone
+    assert await hot.store.answer(query.place, gone) is None
+    assert (await hot.store.find_nearest(query)).candidates[0].entry_id == second.entry_id
+
+
+async def test_a_put_while_the_cell_is_read_is_not_lost(hot: Hot) -> None:
+    await put(hot, 1)
+    for _ in range(SEARCHES):
+        await hot.best(1)
+    hot.counted.let_go.clear()
+    reading = asyncio.create_task(hot.best(1))
+    await hot.counted.read.wait()
+    nearer = await hot.store.put(new("nearer", vector=near(unit(1), 0.99)))
+    hot.counted.let_go.set()
+    await reading
+    assert hot.store.cells.reads["not_kept"] == 1
+    query = structs.replace(nearest(near(unit(1), 0.99)), served_from=0.9)
+    assert (await hot.store.find_nearest(query)).candidates[0].entry_id == nearer.entry_id
+
+
+async def test_who_asks_does_not_fail_by_the_reading_of_a_cell(hot: Hot) -> None:
+    first = await put(hot, 1)
+    hot.counted.fault = StoreUnavailable()
+    for _ in range(5 * SEARCHES):
+        assert await hot.best(1) == first
+    assert hot.counted.reads == 1
+    assert hot.store.cells.reads["failed"] == 1
+
+
+async def test_a_cell_that_is_too_large_is_left_to_the_database(hot: Hot) -> None:
+    for number in range(101):
+        await hot.store.put(new(f"{number}", vector=unit(number)))
+    for _ in range(5 * SEARCHES):
+        await hot.best(1)
+    assert hot.counted.reads == 1
+    assert hot.store.cells.reads["too_large"] == 1
+
+
+async def test_cells_are_apart(hot: Hot, stores: Stores) -> None:
+    """Of tenant, policy, scope, space, partition: whatever differs, nothing is shared."""
+    await stores.admin.save_policy("other", POLICY, Policy(sharing="shared"))
+    await stores.admin.save_policy(TENANT, "second", Policy(sharing="shared"))
+    places: list[dict[str, Any]] = [
+        {"place": Place(TENANT, POLICY, "shared")},
+        {"place": Place("other", POLICY, "shared")},
+        {"place": Place(TENANT, "second", "shared")},
+        {"place": Place(TENANT, POLICY, "alice")},
+        {"space": "another"},
+        {"partition": b"p" * 32},
+    ]
+    ids = []
+    for number, where in enumerate(places):
+        entry = dataclasses.replace(new(f"{number}", vector=unit(1)), **where)
+        stored = await hot.store.put(entry)
+        ids.append(stored.entry_id)
+    for where in places:
+        await hot.warm(1, **where)
+    for where, entry_id in zip(places, ids, strict=True):
+        found = await hot.store.find_nearest(hot.wording(1, **where))
+        assert [one.entry_id for one in found.candidates] == [entry_id]
+    assert hot.store.cells.reads["kept"] == len(places)
+
+
+async def test_a_search_for_young_answers_asks_the_database(hot: Hot) -> None:
+    await put(hot, 1)
+    await hot.warm(1)
+    searches = hot.counted.searches
+    await hot.best(1, max_age_seconds=3600.0)
+    assert hot.counted.searches == searches + 1
+
+
+async def test_misses_are_never_told_from_memory(hot: Hot) -> None:
+    await put(hot, 1)
+    await hot.warm(1)
+    searches = hot.counted.searches
+    assert (await hot.store.find_nearest(hot.wording(1, 0.5))).candidates
+    assert (await hot.store.find_nearest(hot.wording(7))).candidates
+    assert hot.counted.searches == searches + 2
+
+
+async def test_without_trust_nothing_is_told_and_nothing_read(stores: Stores) -> None:
+    """Nobody listens: what other replicas change is not heard."""
+    await save(stores, 3600)
+    hot = Hot(stores)
+    await put(hot, 1)
+    for _ in range(3 * SEARCHES):
+        await hot.best(1)
+    assert (hot.counted.searches, hot.counted.reads) == (3 * SEARCHES, 0)
+
+
+async def test_a_policy_that_is_gone_is_told(hot: Hot, stores: Stores) -> None:
+    await put(hot, 1)
+    for _ in range(SEARCHES):
+        await hot.best(1)
+    await stores.admin.delete_policy(TENANT, POLICY)
+    with pytest.raises(NotFound):
+        await hot.best(1)
+    assert hot.counted.reads == 1
