@@ -64,8 +64,9 @@ class Wire:
 
     def reset(self) -> None:
         """RST."""
-        bare: socket.socket = self._writer.get_extra_info("socket")
-        bare.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        bare: socket.socket | None = self._writer.get_extra_info("socket")
+        if bare is not None:  # else whoever called has gone already
+            bare.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self._writer.transport.abort()
 
     async def gone(self) -> None:
