@@ -28,10 +28,16 @@ class HotGauges(Collector):
         for tier, number in self._hot.hits.items():
             hits.add_metric([tier], number)
         yield hits
-        yield GaugeMetricFamily("cachesvc_hot_bytes", "Kept in memory.", self._hot.copies.weight)
-        yield GaugeMetricFamily(
-            "cachesvc_hot_entries", "Copies in memory.", self._hot.copies.number
+        reads = CounterMetricFamily(
+            "cachesvc_hot_cell_reads",
+            "Cells read whole, to be searched in memory, by what became of it.",
+            labels=["outcome"],
         )
+        for outcome, number in self._hot.cells.reads.items():
+            reads.add_metric([outcome], number)
+        yield reads
+        yield GaugeMetricFamily("cachesvc_hot_bytes", "Kept in memory.", self._hot.weight)
+        yield GaugeMetricFamily("cachesvc_hot_entries", "Copies in memory.", self._hot.number)
         yield GaugeMetricFamily(
             "cachesvc_hot_trusted",
             "1 while every change of other replicas is known to be heard, and copies may answer.",

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from threadpoolctl import threadpool_limits
+
 from cachesvc.config_checks import split_listen
 from cachesvc.core.policy import Policy
 from cachesvc.edge.limits import Limits
@@ -144,6 +146,8 @@ def open_notices(service: Service, database: Database) -> Notices:
 
 def hot_store(service: Service, store: LayeredStore, notices: Notices) -> HotStore | None:
     """The store with its hot tier, unless that is switched off."""
+    # What the loop multiplies takes microseconds; waiting for threads to join took milliseconds.
+    threadpool_limits(1, user_api="blas")
     if not service.hot_bytes or not service.hot_ttl_seconds:
         return None
     return HotStore(

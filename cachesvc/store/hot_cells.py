@@ -7,19 +7,21 @@ never told from memory.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from datetime import timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from msgspec.structs import replace
 
+from cachesvc.deadline import Overdue, Within
 from cachesvc.errors import StoreError
 from cachesvc.store.base import Found
 from cachesvc.store.copies import Copy
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable
+    from collections.abc import Callable, Coroutine, Hashable
     from uuid import UUID
 
     from cachesvc.core.model import Answer, Candidate
@@ -29,12 +31,16 @@ if TYPE_CHECKING:
     from cachesvc.store.whole import WholeCell
 
     Cell = tuple[Place, str, bytes, int]
+    Read = Callable[[NearestQuery], Coroutine[Any, Any, WholeCell | None]]
+
+log = logging.getLogger("cachesvc.store")
 
 # A reading of all costs what eight searches do: where copies live for no time at all, half as much
 # again is spent on them.
 _SEARCHES = 16
 _CELLS_AT_MOST = 10_000  # whose searches are counted
-_PAUSE = 16 * _SEARCHES  # more than that, once a cell has turned out to be too large
+_PAUSE = 16 * _SEARCHES  # more than that, once a cell could not be read or kept
+_PATIENCE_SECONDS = 0.25  # for a reading
 _NEWER_AT_MOST = 32  # puts; after more of them it is time to read all anew
 _SHARE = 4  # no cell takes more than a quarter of the memory
 _ROUNDING = 0.002  # between a vector as it was put and its halves
@@ -98,20 +104,25 @@ class HotCells:
         del self._searches[cell]
         return True
 
-    async def read(
-        self, query: NearestQuery, read: Callable[[NearestQuery], Awaitable[WholeCell | None]]
-    ) -> Found | None:
+    async def read(self, query: NearestQuery, read: Read) -> Found | None:
         """Read all of the cell and keep it; what is near in it, or None where it was not read.
 
         Not kept is what may lack a put of meanwhile. Raises NotFound without a policy.
         """
         cell, sent = cell_of(query), self._trust.clock()
+        done = False
         try:
-            whole = await read(query)
-        except StoreError:
-            # It takes as much as some searches: who asks is not to fail by it.
-            self._pause(cell, "failed")
+            # Who asks has time left for a search where this takes too long.
+            whole = await Within(_PATIENCE_SECONDS, read(query))
+            done = True
+        except Overdue:
             return None
+        except StoreError as exc:
+            log.warning("a cell could not be read into memory: %s", exc.message)
+            return None
+        finally:
+            if not done:
+                self._pause(cell, "failed")
         if whole is None:
             self._pause(cell, "too_large")
             return None

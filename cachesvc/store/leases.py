@@ -86,12 +86,16 @@ class Leases:
         made.append(await self.pool.acquire())
         return made[0]
 
-    async def turn(self, waiter: asyncio.Future[Any]) -> Any:
+    async def turn(self, waiter: asyncio.Future[Any], *, first: bool = False) -> Any:
         """A place, to be taken: its connection, or None; or SERVED, where somebody gave it that.
 
-        Raises TimeoutError after `turn_seconds`.
+        `first` of all who wait goes who had his turn before. Raises TimeoutError after
+        `turn_seconds`.
         """
-        self._waiting.append(waiter)
+        if first:
+            self._waiting.appendleft(waiter)
+        else:
+            self._waiting.append(waiter)
         # asyncio.timeout() takes a good part of what a lookup by key does.
         timer = asyncio.get_running_loop().call_later(self._turn_seconds, _too_late, waiter)
         try:

@@ -76,7 +76,7 @@ class Database:
         self._beating = beating
         self._connector = connector
         # Lookups by key that have to wait for a connection.
-        self.keyed = Together(keyed, self._ask)
+        self.lookups = Together(keyed, self._ask)
 
     async def row(self, query: str, *values: object) -> Any:
         found = await self._fetch(self._keyed, query, values)

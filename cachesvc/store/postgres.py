@@ -52,7 +52,7 @@ class PostgresStore(Lowest):
 
     async def find_exact(self, query: ExactQuery) -> Found:
         place = query.place
-        rows = await self._database.keyed.rows(
+        rows = await self._database.lookups.rows(
             plural("find_exact"),
             place.tenant,
             place.policy_id,

@@ -3,20 +3,22 @@
 What a statement costs both sides, whatever it looks for, is most of what a lookup by key costs: 8
 of them together take the time of three. Nobody waits for others to come, and nobody goes before his
 turn: each has his place in the one queue for connections, and whoever gets one takes those of his
-tenant along who still wait. Should that go wrong, in whatever way, each asks for himself.
+tenant along who still wait. Those ask for themselves, first of all who wait, where that goes wrong
+or takes long.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cachesvc.errors import StoreRefused
+from cachesvc.errors import StoreError, StoreRefused
 from cachesvc.store.faults import foreign_errors_as_ours
 from cachesvc.store.leases import SERVED, Hold
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from cachesvc.store.leases import Leases
     from cachesvc.store.sql import Plural
@@ -26,9 +28,12 @@ if TYPE_CHECKING:
     # A statement on a connection.
     Fetch = Callable[[Any, str, Values], Awaitable[Rows]]
 
+log = logging.getLogger("cachesvc.store")
+
 MOST_AT_ONCE = 8
-# Answers may be so long that one is read in time and eight are not.
-_ALONE_SECONDS = 10.0
+# Answers may be so long that one is read in time and eight are not; and a line may be dead.
+_PATIENCE_SECONDS = 0.4
+_ALONE_SECONDS = 10
 
 
 class _Asked(NamedTuple):
@@ -62,8 +67,17 @@ class Together:
         finally:
             self._waiting.pop(asked.turn, None)
             asked.found.cancel()
-        # He lost his place in the queue to a fault that may be another's.
-        return await self._alone(query, tenant, values) if found is None else found
+        return await self._again(query, tenant, values) if found is None else found
+
+    async def _again(self, query: Plural, tenant: str, values: Values) -> Rows:
+        """Alone, and first of all who wait: he had his turn, and lost it by a fault of others."""
+        if self._leases.available:
+            return await self._alone(query, tenant, values)
+        with foreign_errors_as_ours():
+            turn = asyncio.get_running_loop().create_future()
+            place = await self._leases.turn(turn, first=True)
+        async with Hold(self._leases, place) as connection:
+            return await self._fetch(connection, query.one, (tenant, *values))
 
     async def _alone(self, query: Plural, tenant: str, values: Values) -> Rows:
         async with Hold(self._leases) as connection:
@@ -78,20 +92,39 @@ class Together:
                 if not others:
                     values = asked.tenant, *asked.values
                     return await self._fetch(connection, asked.query.one, values)
-                found = await self._ask(connection, [asked, *others])
+                found = await self._in_time(self._ask(connection, [asked, *others]), others)
             for other, rows in zip(others, found[1:], strict=True):
                 if not other.found.done():
                     other.found.set_result(rows)
             return found[0]
-        except StoreRefused:
+        except StoreError as exc:
             if not others:
                 raise
-            return None
+            self._part(others)
+            if isinstance(exc, StoreRefused):
+                return None
+            raise
         finally:
-            for other in others:
-                if not other.found.done():
-                    self._alone_until = asyncio.get_running_loop().time() + _ALONE_SECONDS
-                    other.found.set_result(None)
+            _let_go(others)
+
+    async def _in_time(
+        self, asking: Coroutine[Any, Any, list[Rows]], others: list[_Asked]
+    ) -> list[Rows]:
+        timer = asyncio.get_running_loop().call_later(_PATIENCE_SECONDS, self._part, others)
+        try:
+            return await asking
+        finally:
+            timer.cancel()
+
+    def _part(self, others: list[_Asked]) -> None:
+        """It goes wrong, or takes long: for a while, nobody joins others."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._alone_until:
+            log.warning(
+                "a statement for several lookups failed: each alone for %d s", _ALONE_SECONDS
+            )
+        self._alone_until = now + _ALONE_SECONDS
+        _let_go(others)
 
     def _companions(self, asked: _Asked) -> list[_Asked]:
         """Those who wait, too, and may come along; they wait for no connection any more."""
@@ -116,6 +149,13 @@ class Together:
         for row in await self._fetch(connection, batch[0].query.many, values):
             found[row["asked"] - 1].append(row)
         return found
+
+
+def _let_go(others: list[_Asked]) -> None:
+    """Have them ask for themselves who were not answered."""
+    for other in others:
+        if not other.found.done():
+            other.found.set_result(None)
 
 
 def _may_come(other: _Asked, asked: _Asked) -> bool:

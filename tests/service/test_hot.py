@@ -252,6 +252,8 @@ def test_a_new_wording_comes_from_memory_and_is_told_as_before(
     assert reply["entry_id"] == entry["entry_id"]
     told = ("tier", "reason", "response", "expires_at", "generation")
     assert {name: reply[name] for name in told} == {name: first[name] for name in told}
+    assert b.metrics()['cachesvc_hot_cell_reads_total{outcome="kept"}'] >= 1
+    assert b.metrics()["cachesvc_hot_entries"] >= 2
     # Changed past the service, so that nobody is told: who still says the old asked no database.
     execute(module_database_url, "UPDATE entries SET body = '{\"answer\": 43}'")
     assert b.lookup(policy_id, **next(asked))["response"] == first["response"]

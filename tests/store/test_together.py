@@ -36,7 +36,7 @@ class Asking:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.statements: list[tuple[str, int]] = []
-        self.together = Together(database.keyed._leases, self._fetch)
+        self.together = Together(database.lookups._leases, self._fetch)
 
     async def _fetch(self, connection: Any, query: str, values: tuple[Any, ...]) -> list[Any]:
         many = query == QUERY.many
@@ -175,13 +175,16 @@ async def test_who_gives_up_while_it_is_asked_takes_nobody_with_him(
     # The connection was not lost with who held it, nor is there another one now.
     asking.statements.clear()
     assert await asking.ask("a") == [stored.entry_id]
-    leases = asking.database.keyed._leases
+    leases = asking.database.lookups._leases
     assert (leases._free, len(leases._idle)) == (0, 1)
 
 
-async def test_a_fault_of_many_is_tried_by_each_alone(asking: Asking, stores: Stores) -> None:
+async def test_who_went_along_with_one_that_hangs_asks_for_himself(stores: Stores) -> None:
     """As where eight answers are too long for the time that one has; for a while, nobody joins."""
+    await save(stores, 3600)
     stored = await stores.entries.put(new("a"))
+    database = await connect(stores.url, size=4)  # two for lookups by key
+    asking = Asking(database)
     fetch = asking.together._fetch
 
     async def slow(connection: Any, query: str, values: tuple[Any, ...]) -> list[Any]:
@@ -190,12 +193,18 @@ async def test_a_fault_of_many_is_tried_by_each_alone(asking: Asking, stores: St
         return await fetch(connection, query, values)
 
     asking.together._fetch = slow
-    first, carrier, *others = await asking.all("aaaaa")
-    assert first == [stored.entry_id]
-    assert isinstance(carrier, StoreUnavailable)
-    assert others == [[stored.entry_id]] * 3
-    assert await asking.all("aaaaa") == [[stored.entry_id]] * 5
-    asking.taken(*[1] * 9)
+    try:
+        await asyncio.gather(database.row("SELECT 1"), database.row("SELECT 1"))
+        tasks = [asyncio.create_task(asking.ask("a")) for _ in range(6)]
+        carrier, others = tasks[2], tasks[:2] + tasks[3:]
+        assert await asyncio.gather(*others) == [[stored.entry_id]] * 5
+        assert not carrier.done()
+        with pytest.raises(StoreUnavailable):
+            await carrier
+        assert await asking.all("aaaaaa") == [[stored.entry_id]] * 6
+        asking.taken(*[1] * 11)
+    finally:
+        await database.close()
 
 
 async def test_without_a_database_everybody_is_told(asking: Asking) -> None:
@@ -230,7 +239,7 @@ async def test_in_a_crowd_the_store_finds_what_it_finds_alone(
         assert [len(each) for each in alone] == [1, 1, 1, 0, 0, 0, 0, 0, 0, 1, 1]
         assert alone[-2:] == [[NotFound]] * 2
         asking = Asking(database)
-        monkeypatch.setattr(database, "keyed", asking.together)
+        monkeypatch.setattr(database, "lookups", asking.together)
         crowd = await asyncio.gather(*(outcome(store, query) for query in queries * 3))
         assert crowd == alone * 3
         assert sum(number for _, number in asking.statements) == len(crowd)
