@@ -33,17 +33,16 @@ def stored(partition: str) -> Vectors:
     return made.astype("<f4")
 
 
-def asked(partition: str) -> list[bytes]:
+def asked(partition: str, number: int = ASKED, seed: int = 9) -> list[bytes]:
     """What is looked up: vectors at COSINE of stored ones, as little-endian float32."""
-    dice = np.random.default_rng(9)
+    dice = np.random.default_rng(seed)
     vectors = stored(partition)
-    found = []
-    for row in vectors[dice.integers(0, len(vectors), ASKED)]:
-        noise = dice.normal(size=DIMENSIONS)
-        noise -= float(noise @ row) * row
-        noise /= np.linalg.norm(noise)
-        found.append((COSINE * row + np.sqrt(1 - COSINE**2) * noise).astype("<f4").tobytes())
-    return found
+    near = vectors[dice.integers(0, len(vectors), number)]
+    noise = dice.normal(size=near.shape)
+    noise -= np.einsum("nd,nd->n", noise, near)[:, None] * near
+    noise /= np.linalg.norm(noise, axis=1, keepdims=True)
+    found = (COSINE * near + np.sqrt(1 - COSINE**2) * noise).astype("<f4")
+    return [vector.tobytes() for vector in found]
 
 
 def key_of(number: int) -> str:
