@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from msgspec import structs
 
 from cachesvc.core.policy import Policy
 from cachesvc.errors import NotFound, StoreUnavailable
-from cachesvc.store.base import UNREAD, Place
+from cachesvc.store.base import UNREAD, Place, Selection
 from cachesvc.store.growing import Bounds, GrowingLeaves
 from cachesvc.store.hot import HotStore
 from cachesvc.store.notices import Notices
@@ -323,3 +324,34 @@ async def test_a_policy_that_is_gone_is_told(hot: Hot, stores: Stores) -> None:
     with pytest.raises(NotFound):
         await hot.best(1)
     assert hot.counted.reads == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_whatever_happens_here_memory_serves_what_the_database_would(
+    hot: Hot, stores: Stores, seed: int
+) -> None:
+    """Puts, replacements and removals at random, and wordings near to all of it between them."""
+    dice = random.Random(seed)
+    vectors = [
+        near(unit(topic), 0.97, topic * 10 + each) for topic in range(3) for each in range(4)
+    ]
+    ids: list[UUID] = []
+    for _ in range(60):
+        vector = dice.choice(vectors)
+        if ids and dice.random() < 0.25:
+            selection = Selection(TENANT, entry_id=ids.pop(dice.randrange(len(ids))))
+            await stores.admin.purge(selection, dry_run=False)
+            await hot.store.settled()
+        else:
+            name = f"{dice.randrange(12)}" if dice.random() < 0.5 else f"{dice.random()}"
+            stored = await hot.store.put(new(name, vector=near(vector, 0.99, dice.randrange(99))))
+            assert stored.entry_id
+            ids.append(stored.entry_id)
+        for _ in range(8):
+            asked = nearest(near(dice.choice(vectors), 0.98, dice.randrange(10**6)))
+            query = structs.replace(asked, served_from=0.93)
+            served = (await hot.store.find_nearest(query)).candidates[:1]
+            wanted = (await stores.entries.find_nearest(query)).candidates[:1]
+            assert told(served) == told(wanted)
+    assert hot.store.cells.reads["kept"] > 1
+    assert hot.store.hits["semantic"] > 50
