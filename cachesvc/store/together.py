@@ -121,7 +121,8 @@ class Together:
         now = asyncio.get_running_loop().time()
         if now >= self._alone_until:
             log.warning(
-                "a statement for several lookups failed: each alone for %d s", _ALONE_SECONDS
+                "a statement for several lookups failed or took long: each alone for %d s",
+                _ALONE_SECONDS,
             )
         self._alone_until = now + _ALONE_SECONDS
         _let_go(others)
