@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cachesvc.core.model import Hit, Miss, Reason, Tier
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
 
     from cachesvc.core.model import Candidate
@@ -67,6 +67,13 @@ def decide_nearest(
             continue
         return Hit(Reason.SEMANTIC, Tier.SEMANTIC, candidate)
     return Miss(reason, best)
+
+
+def nearest_first(candidates: Iterable[Candidate], number: int) -> list[Candidate]:
+    """The `number` nearest of them; of equally near ones the newest first."""
+    found = sorted(candidates, key=lambda candidate: candidate.created_at, reverse=True)
+    found.sort(key=lambda candidate: candidate.similarity or 0.0, reverse=True)
+    return found[:number]
 
 
 def _passes(similarity: float, threshold: float) -> bool:

@@ -1,14 +1,14 @@
 """Copies of what was read, kept in memory, and how long they are to be trusted.
 
 A copy is trusted only while the lease of `notices.py` holds, so it is never older than a change
-that another replica made more than a second ago; and never after its TTL. Whoever uses one goes on
-counting the database's clock, by the time since the reading was *sent*: so nothing lives longer
-here than there.
+that another replica made more than a second ago; and never after its TTL. The database's clock goes
+on counting, from the time when the reading was *sent*: so nothing lives longer here than there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from moka_py import Moka
@@ -18,6 +18,7 @@ from cachesvc.store.notices import since_boot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from cachesvc.store.notices import Notices
 
@@ -45,6 +46,10 @@ class Trust:
         # When each of these changed last: a copy read before then is none.
         self._changed: dict[Hashable, float] = {}
         self._all_changed = clock()
+
+    def now(self, told: datetime, sent: float) -> datetime:
+        """The database's clock, which told this to a reading."""
+        return told + timedelta(seconds=self.clock() - sent)
 
     def stands(self, sent: float, marks: tuple[Hashable, ...]) -> bool:
         """Whether nothing of what these name has changed since, and it is not too long ago."""

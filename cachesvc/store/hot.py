@@ -127,15 +127,12 @@ class HotStore(Layer):
         return found
 
     async def find_nearest(self, query: NearestQuery) -> Found:
-        known = self.recall(query)
-        if known is not None:
-            return known
         if query.max_age_seconds is not None:
             return await self._store.find_nearest(query)
-        in_cell = self.cells.find(query)
-        if in_cell is not None:
+        known = self._recall(_nearest_key(query)) or self.cells.find(query)
+        if known is not None:
             self.hits["semantic"] += 1
-            return in_cell
+            return known
         if self.cells.due(query):
             in_cell = await self.cells.read(query, self._store.whole_cell)
             if in_cell is not None:
@@ -200,7 +197,7 @@ class HotStore(Layer):
             return None
         old: Found
         old, expires_at = copy.value
-        now = old.now + timedelta(seconds=self._clock() - copy.sent)
+        now = self._trust.now(old.now, copy.sent)
         if now >= expires_at:
             return None
         return Found(old.revision, old.generation, now, old.candidates, old.dead)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from msgspec.structs import replace
@@ -47,10 +46,23 @@ _ROUNDING = 0.002  # between a vector as it was put and its halves
 _OVERHEAD_BYTES = 4096
 
 
-class _Kept(NamedTuple):
-    whole: WholeCell
-    newer: list[Vector]  # put since then
-    last: list[tuple[Vector, int, list[Candidate]]]  # at most one: what was asked for last
+class _Kept:
+    """A cell, the vectors that were put since then, and what was asked for last."""
+
+    __slots__ = ("_last", "newer", "whole")
+
+    def __init__(self, whole: WholeCell) -> None:
+        self.whole = whole
+        self.newer: list[Vector] = []
+        self._last: tuple[Vector, int, list[Candidate]] | None = None
+
+    def nearest(self, query: NearestQuery) -> list[Candidate]:
+        """A lookup asks more than once for the same."""
+        last = self._last
+        if last is None or last[0] is not query.vector or last[1] != query.top_k:
+            last = query.vector, query.top_k, self.whole.nearest(query)
+            self._last = last
+        return last[2]
 
 
 class HotCells:
@@ -70,7 +82,7 @@ class HotCells:
         if copy is None:
             return None
         kept: _Kept = copy.value
-        candidates = _nearest(kept, query)
+        candidates = kept.nearest(query)
         best = (candidates[0].similarity or 0.0) if candidates else 0.0
         if best <= 0 or best < query.served_from:
             return None
@@ -126,7 +138,7 @@ class HotCells:
         if whole is None:
             self._pause(cell, "too_large")
             return None
-        kept = _Kept(whole, [], [])
+        kept = _Kept(whole)
         weight = _OVERHEAD_BYTES + whole.weight + _NEWER_AT_MOST * 8 * query.vector.size
         marks = (query.place.tenant, query.place.policy_id), _key(cell)
         copy = Copy(kept, sent, marks, weight)
@@ -138,7 +150,7 @@ class HotCells:
             self.reads["kept"] += 1
         else:
             self._pause(cell, "not_kept")
-        found = self._found(whole, _nearest(kept, query), copy)
+        found = self._found(whole, kept.nearest(query), copy)
         return self._with_answer(query.place, found)
 
     def _pause(self, cell: Cell, outcome: str) -> None:
@@ -167,7 +179,7 @@ class HotCells:
         return replace(found, candidates=(replace(first, answer=answer), *others))
 
     def _found(self, whole: WholeCell, candidates: list[Candidate], copy: Copy) -> Found:
-        now = whole.now + timedelta(seconds=self._trust.clock() - copy.sent)
+        now = self._trust.now(whole.now, copy.sent)
         return Found(whole.revision, whole.generation, now, tuple(candidates))
 
 
@@ -177,12 +189,3 @@ def cell_of(query: NearestQuery) -> Cell:
 
 def _key(cell: Cell) -> Hashable:
     return "cell", cell
-
-
-def _nearest(kept: _Kept, query: NearestQuery) -> list[Candidate]:
-    """A lookup asks more than once for the same."""
-    if kept.last and kept.last[0][0] is query.vector and kept.last[0][1] == query.top_k:
-        return kept.last[0][2]
-    candidates = kept.whole.nearest(query)
-    kept.last[:] = [(query.vector, query.top_k, candidates)]
-    return candidates

@@ -52,10 +52,10 @@ class Leases:
         """Whether whoever comes now need not wait for his turn."""
         return bool(self._idle or self._free)
 
-    async def take(self, place: Any = _NEXT) -> Any:
+    async def take(self, place: Any = _NEXT, *, first: bool = False) -> Any:
         """Waits `turn_seconds` at most for its turn, then `new_seconds` for a new connection.
 
-        `place` is what `turn` has given, where one has waited already.
+        `place` is what `turn` has given, where one has waited already; `first` is as in `turn`.
         """
         if place is not _NEXT:
             connection = place
@@ -65,7 +65,7 @@ class Leases:
             self._free -= 1
             connection = None
         else:
-            connection = await self.turn(asyncio.get_running_loop().create_future())
+            connection = await self.turn(asyncio.get_running_loop().create_future(), first=first)
         if connection is not None and _open(connection):
             return connection
         made: list[Any] = []
@@ -163,16 +163,17 @@ class Hold:
     Raises StoreUnavailable or StoreRefused for whatever goes wrong while it is held.
     """
 
-    __slots__ = ("_connection", "_leases", "_place")
+    __slots__ = ("_connection", "_first", "_leases", "_place")
 
-    def __init__(self, leases: Leases, place: Any = _NEXT) -> None:
-        """`place` is what `Leases.turn` has given, where one has waited already."""
+    def __init__(self, leases: Leases, place: Any = _NEXT, *, first: bool = False) -> None:
+        """`place` and `first` are as in `Leases.take`."""
         self._leases = leases
         self._place = place
+        self._first = first
 
     async def __aenter__(self) -> Any:
         try:
-            self._connection = await self._leases.take(self._place)
+            self._connection = await self._leases.take(self._place, first=self._first)
         except FOREIGN as exc:
             raise as_ours(exc) from exc
         return self._connection

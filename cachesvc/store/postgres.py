@@ -12,6 +12,7 @@ import numpy as np
 from pgvector import HalfVector
 
 from cachesvc.core.cells import cell_of, code_of
+from cachesvc.core.decision import nearest_first
 from cachesvc.core.model import Answer, Candidate
 from cachesvc.core.policy import MAX_TTL_SECONDS, Policy, resolve
 from cachesvc.core.vectors import similarity
@@ -81,22 +82,17 @@ class PostgresStore(Lowest):
             _candidate(row, similarity(query.vector, row["embedding"].astype(np.float64)))
             for row in _stored(rows)
         ]
-        found.sort(key=lambda candidate: candidate.created_at, reverse=True)
-        found.sort(key=lambda candidate: candidate.similarity or 0.0, reverse=True)
         return Found(
             revision=rows[0]["revision"],
             generation=rows[0]["generation"],
             now=rows[0]["now"],
-            candidates=tuple(found[: query.top_k]),
+            candidates=tuple(nearest_first(found, query.top_k)),
         )
 
     async def _nearest(self, query: NearestQuery) -> list[Any]:
         """One statement, as long as what was learnt of the cell still holds."""
         place, size = query.place, query.vector.size
-        cell, most = (
-            _cell(place, query.space, size, query.partition),
-            self.growing.bounds(size).cell,
-        )
+        cell, most = self._where(query)
         asked = (
             place.tenant,
             place.policy_id,
@@ -124,10 +120,7 @@ class PostgresStore(Lowest):
 
     async def whole_cell(self, query: NearestQuery) -> WholeCell | None:
         place, size = query.place, query.vector.size
-        cell, most = (
-            _cell(place, query.space, size, query.partition),
-            self.growing.bounds(size).cell,
-        )
+        cell, most = self._where(query)
         if self.growing.is_split(cell):
             return None
         read, within = statement_for("whole_cell", size), (query.space, query.partition)
@@ -137,6 +130,12 @@ class PostgresStore(Lowest):
             raise NotFound("cache_policy not found")
         whole = not rows[0]["split"] and rows[0]["live"] <= most
         return read_whole(rows[0], size) if whole else None
+
+    def _where(self, query: NearestQuery) -> tuple[bytes, int]:
+        """The cell that is searched, and how many rows of it, or of a leaf, are read."""
+        size = query.vector.size
+        cell = _cell(query.place, query.space, size, query.partition)
+        return cell, self.growing.bounds(size).cell
 
     async def answer(self, place: Place, entry_id: UUID) -> Answer | None:
         row = await self._database.row(

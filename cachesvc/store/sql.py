@@ -63,8 +63,7 @@ def _many(asked: re.Match[str]) -> str:
 
 def _columns(asked: re.Match[str]) -> list[tuple[str, str]]:
     """Names and types."""
-    pairs = [column.split(" ", 1) for column in asked[1].split(", ")]
-    return [(name, kind) for name, kind in pairs]
+    return re.findall(r"(\w+) ([^,]+)", asked[1])
 
 
 @cache

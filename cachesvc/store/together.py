@@ -67,20 +67,15 @@ class Together:
         finally:
             self._waiting.pop(asked.turn, None)
             asked.found.cancel()
-        return await self._again(query, tenant, values) if found is None else found
+        if found is None:
+            # He had his turn, and lost it by a fault of others.
+            return await self._alone(query, tenant, values, first=True)
+        return found
 
-    async def _again(self, query: Plural, tenant: str, values: Values) -> Rows:
-        """Alone, and first of all who wait: he had his turn, and lost it by a fault of others."""
-        if self._leases.available:
-            return await self._alone(query, tenant, values)
-        with foreign_errors_as_ours():
-            turn = asyncio.get_running_loop().create_future()
-            place = await self._leases.turn(turn, first=True)
-        async with Hold(self._leases, place) as connection:
-            return await self._fetch(connection, query.one, (tenant, *values))
-
-    async def _alone(self, query: Plural, tenant: str, values: Values) -> Rows:
-        async with Hold(self._leases) as connection:
+    async def _alone(
+        self, query: Plural, tenant: str, values: Values, *, first: bool = False
+    ) -> Rows:
+        async with Hold(self._leases, first=first) as connection:
             return await self._fetch(connection, query.one, (tenant, *values))
 
     async def _carry(self, asked: _Asked, place: Any) -> Rows | None:

@@ -10,6 +10,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from cachesvc.core.decision import nearest_first
 from cachesvc.core.model import Candidate
 from cachesvc.core.vectors import similarity
 from cachesvc.store.base import UNREAD
@@ -50,13 +51,8 @@ class WholeCell(Struct, frozen=True):
         """As `find_nearest` has them, all UNREAD: nearest first, of equal ones the newest first."""
         scores = self.vectors @ query.vector.astype(np.float32)
         scores *= self.scales
-        found = [
-            self._candidate(place, query)
-            for place in self._first(scores, query.vector, query.top_k)
-        ]
-        found.sort(key=lambda candidate: candidate.created_at, reverse=True)
-        found.sort(key=lambda candidate: candidate.similarity or 0.0, reverse=True)
-        return found[: query.top_k]
+        places = self._first(scores, query.vector, query.top_k)
+        return nearest_first((self._candidate(place, query) for place in places), query.top_k)
 
     def _first(self, scores: NDArray[np.float32], vector: Vector, number: int) -> list[int]:
         """Where the highest scores are, and those that may be as high."""

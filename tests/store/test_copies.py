@@ -17,7 +17,7 @@ from cachesvc.store.hot import HotStore
 from cachesvc.store.notices import Notices
 from tests.postgres import POLICY, TENANT, Stores
 from tests.store.entries import exact, near, nearest, new, save, unit
-from tests.store.waiting import until
+from tests.store.hearing import hearing, until_trusted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,15 +30,8 @@ async def hot(stores: Stores) -> AsyncIterator[HotStore]:
     await save(stores, 3600)
     notices = Notices(stores.url, stores.database)
     store = HotStore(stores.entries, notices, most_bytes=MOST_BYTES, ttl_seconds=60)
-    listening = asyncio.create_task(notices.run(store.heard))
-
-    async def trusted() -> bool:
-        return store.notices.holds
-
-    await until(trusted)
-    yield store
-    listening.cancel()
-    await asyncio.wait([listening])
+    async with hearing(store):
+        yield store
 
 
 async def test_no_copy_answers_under_a_policy_that_is_known_to_have_changed(
@@ -75,24 +68,17 @@ async def test_what_has_expired_in_memory_hides_nothing_that_lives(stores: Store
 
     notices = Notices(stores.url, stores.database, clock=clock)
     hot = HotStore(stores.entries, notices, most_bytes=MOST_BYTES, ttl_seconds=1000, clock=clock)
-    listening = asyncio.create_task(hot.notices.run(hot.heard))
-
-    async def trusted() -> bool:
-        return hot.notices.holds
-
-    await until(trusted)
-    await hot.put(dataclasses.replace(new("a", vector=unit(1)), ttl_seconds=100))
-    first = (await hot.find_exact(exact("a"))).candidates[0].entry_id
-    await hot.find_nearest(nearest(unit(1)))
-    # Its time is over, it was removed, and another replica has put a new one: of that nobody tells.
-    ahead[0] = 101.0
-    await stores.database.row("DELETE FROM entries RETURNING id")
-    await stores.entries.put(new("a", vector=unit(1)))
-    await until(trusted)
-    for found in (await hot.find_exact(exact("a")), await hot.find_nearest(nearest(unit(1)))):
-        assert found.candidates[0].entry_id != first
-    listening.cancel()
-    await asyncio.wait([listening])
+    async with hearing(hot):
+        await hot.put(dataclasses.replace(new("a", vector=unit(1)), ttl_seconds=100))
+        first = (await hot.find_exact(exact("a"))).candidates[0].entry_id
+        await hot.find_nearest(nearest(unit(1)))
+        # Its time is over, it was removed, and another replica has put a new one: nobody tells.
+        ahead[0] = 101.0
+        await stores.database.row("DELETE FROM entries RETURNING id")
+        await stores.entries.put(new("a", vector=unit(1)))
+        await until_trusted(hot)
+        for found in (await hot.find_exact(exact("a")), await hot.find_nearest(nearest(unit(1)))):
+            assert found.candidates[0].entry_id != first
 
 
 @pytest.mark.parametrize(

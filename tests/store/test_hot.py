@@ -14,7 +14,7 @@ from cachesvc.store.notices import Notices
 from cachesvc.store.postgres import PostgresStore
 from tests.postgres import POLICY, TENANT, Stores
 from tests.store.entries import exact, near, nearest, new, save, unit
-from tests.store.waiting import until
+from tests.store.hearing import hearing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -49,15 +49,8 @@ async def hot(stores: Stores) -> AsyncIterator[tuple[HotStore, Slow]]:
     await save(stores, 3600)
     slow = Slow(stores)
     store = HotStore(slow, Notices(stores.url, stores.database), most_bytes=10**6, ttl_seconds=60)
-    listening = asyncio.create_task(store.notices.run(store.heard))
-
-    async def trusted() -> bool:
-        return store.notices.holds
-
-    await until(trusted)
-    yield store, slow
-    listening.cancel()
-    await asyncio.wait([listening])
+    async with hearing(store):
+        yield store, slow
 
 
 async def queries(store: HotStore, slow: Slow) -> int:

@@ -5,111 +5,30 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import random
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 import pytest_asyncio
 from msgspec import structs
 
 from cachesvc.core.policy import Policy
 from cachesvc.errors import NotFound, StoreUnavailable
-from cachesvc.store.base import UNREAD, Place, Selection
-from cachesvc.store.growing import Bounds, GrowingLeaves
-from cachesvc.store.hot import HotStore
-from cachesvc.store.notices import Notices
-from cachesvc.store.postgres import PostgresStore
+from cachesvc.store.base import UNREAD, Place
 from tests.postgres import POLICY, TENANT, Stores
+from tests.store.cells_in_memory import SEARCHES, Hot, put
 from tests.store.entries import ANSWER, near, nearest, new, save, unit
-from tests.store.waiting import until
+from tests.store.hearing import hearing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from uuid import UUID
-
-    from cachesvc.core.model import Answer, Candidate
-    from cachesvc.store.base import Found, NearestQuery
-    from cachesvc.store.whole import WholeCell
-
-SEARCHES = 16
-
-
-class Counted(PostgresStore):
-    """The real store; counts what it is asked, and holds back what it read of a cell."""
-
-    def __init__(self, stores: Stores) -> None:
-        super().__init__(stores.database, growing=GrowingLeaves(lambda _: Bounds(100, 50)))
-        self.searches = self.reads = self.answers = 0
-        self.read, self.let_go = asyncio.Event(), asyncio.Event()
-        self.let_go.set()
-        self.fault: Exception | None = None
-
-    async def find_nearest(self, query: NearestQuery) -> Found:
-        self.searches += 1
-        return await super().find_nearest(query)
-
-    async def whole_cell(self, query: NearestQuery) -> WholeCell | None:
-        self.reads += 1
-        if self.fault is not None:
-            raise self.fault
-        whole = await super().whole_cell(query)
-        self.read.set()
-        await self.let_go.wait()
-        return whole
-
-    async def answer(self, place: Place, entry_id: UUID) -> Answer | None:
-        self.answers += 1
-        return await super().answer(place, entry_id)
-
-
-class Hot:
-    """A hot tier over the counted store."""
-
-    def __init__(self, stores: Stores) -> None:
-        self.counted = Counted(stores)
-        notices = Notices(stores.url, stores.database)
-        self.store = HotStore(self.counted, notices, most_bytes=10**7, ttl_seconds=60)
-        self._wordings = 0
-
-    def wording(self, seed: int, cosine: float = 0.95, **fields: Any) -> NearestQuery:
-        """A new one each time, of what was put with `unit(seed)`."""
-        self._wordings += 1
-        asked = nearest(near(unit(seed), cosine, self._wordings))
-        asked_for: NearestQuery = structs.replace(asked, served_from=0.9, **fields)
-        return asked_for
-
-    async def best(self, seed: int, cosine: float = 0.95, **fields: Any) -> UUID:
-        """The id of what is served."""
-        found = await self.store.find_nearest(self.wording(seed, cosine, **fields))
-        return found.candidates[0].entry_id
-
-    async def warm(self, seed: int, **fields: Any) -> None:
-        """Ask until the cell has been read."""
-        reads = self.counted.reads
-        for _ in range(SEARCHES + 1):
-            await self.best(seed, **fields)
-        assert self.counted.reads == reads + 1
-
-    async def trusted(self) -> bool:
-        return self.store.notices.holds
 
 
 @pytest_asyncio.fixture
 async def hot(stores: Stores) -> AsyncIterator[Hot]:
     await save(stores, 3600)
     hot = Hot(stores)
-    listening = asyncio.create_task(hot.store.notices.run(hot.store.heard))
-    await until(hot.trusted)
-    yield hot
-    listening.cancel()
-    await asyncio.wait([listening])
-
-
-async def put(hot: Hot, seed: int, name: str | None = None) -> UUID:
-    stored = await hot.store.put(new(name or f"entry {seed}", vector=unit(seed)))
-    assert stored.entry_id
-    return stored.entry_id
+    async with hearing(hot.store):
+        yield hot
 
 
 async def test_after_some_searches_new_wordings_take_none(hot: Hot) -> None:
@@ -136,44 +55,6 @@ async def test_an_answer_is_read_once(hot: Hot) -> None:
     recalled = hot.store.recall(hot.wording(1))
     assert recalled is not None
     assert recalled.candidates[0].answer == ANSWER
-
-
-def told(candidates: list[Candidate] | tuple[Candidate, ...]) -> list[tuple[object, ...]]:
-    return [(one.entry_id, one.similarity, one.created_at, one.expires_at) for one in candidates]
-
-
-@pytest.mark.parametrize("number", [1, 3, 40, 100])
-async def test_memory_finds_what_the_database_finds(hot: Hot, number: int) -> None:
-    dice = np.random.default_rng(number)
-    topics = [unit(seed) for seed in range(8)]
-    for each in range(number):
-        # Some are equal, and some nearly; of equal ones the newest comes first.
-        cosine = (1.0, 1.0, 0.97, 0.9)[each % 4]
-        vector = near(topics[int(dice.integers(8))], cosine, each % 5)
-        entry = new(f"{each}", vector=vector, ttl_seconds=int(dice.integers(60, 600)))
-        await hot.store.put(entry)
-    whole = await hot.counted.whole_cell(nearest(unit(0)))
-    assert whole is not None
-    for each in range(60):
-        vector = near(topics[each % 8], float(dice.uniform(0.5, 1.0)), 100 + each)
-        query = nearest(vector, top_k=int(dice.integers(1, 9)))
-        found = await hot.counted.find_nearest(query)
-        seen = [one.similarity for one in found.candidates]
-        if len(set(seen)) == len(seen):
-            assert told(whole.nearest(query)) == told(found.candidates)
-        else:
-            assert [one.similarity for one in whole.nearest(query)] == seen
-            assert whole.nearest(query)[0].entry_id == found.candidates[0].entry_id
-
-
-async def test_of_many_equal_ones_the_newest_is_served(hot: Hot) -> None:
-    for number in range(90):
-        last = await put(hot, 1, f"{number}")
-    whole = await hot.counted.whole_cell(nearest(unit(1)))
-    assert whole is not None
-    for seed in range(20):
-        query = nearest(near(unit(1), 0.95, seed))
-        assert whole.nearest(query)[0].entry_id == last
 
 
 async def test_what_is_put_here_is_found_at_once(hot: Hot) -> None:
@@ -324,34 +205,3 @@ async def test_a_policy_that_is_gone_is_told(hot: Hot, stores: Stores) -> None:
     with pytest.raises(NotFound):
         await hot.best(1)
     assert hot.counted.reads == 1
-
-
-@pytest.mark.parametrize("seed", range(4))
-async def test_whatever_happens_here_memory_serves_what_the_database_would(
-    hot: Hot, stores: Stores, seed: int
-) -> None:
-    """Puts, replacements and removals at random, and wordings near to all of it between them."""
-    dice = random.Random(seed)
-    vectors = [
-        near(unit(topic), 0.97, topic * 10 + each) for topic in range(3) for each in range(4)
-    ]
-    ids: list[UUID] = []
-    for _ in range(60):
-        vector = dice.choice(vectors)
-        if ids and dice.random() < 0.25:
-            selection = Selection(TENANT, entry_id=ids.pop(dice.randrange(len(ids))))
-            await stores.admin.purge(selection, dry_run=False)
-            await hot.store.settled()
-        else:
-            name = f"{dice.randrange(12)}" if dice.random() < 0.5 else f"{dice.random()}"
-            stored = await hot.store.put(new(name, vector=near(vector, 0.99, dice.randrange(99))))
-            assert stored.entry_id
-            ids.append(stored.entry_id)
-        for _ in range(8):
-            asked = nearest(near(dice.choice(vectors), 0.98, dice.randrange(10**6)))
-            query = structs.replace(asked, served_from=0.93)
-            served = (await hot.store.find_nearest(query)).candidates[:1]
-            wanted = (await stores.entries.find_nearest(query)).candidates[:1]
-            assert told(served) == told(wanted)
-    assert hot.store.cells.reads["kept"] > 1
-    assert hot.store.hits["semantic"] > 50

@@ -1,0 +1,87 @@
+"""A hot tier that is asked in wordings which are new each time, over a store that counts."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from msgspec import structs
+
+from cachesvc.store.growing import Bounds, GrowingLeaves
+from cachesvc.store.hot import HotStore
+from cachesvc.store.notices import Notices
+from cachesvc.store.postgres import PostgresStore
+from tests.store.entries import near, nearest, new, unit
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from cachesvc.core.model import Answer
+    from cachesvc.store.base import Found, NearestQuery, Place
+    from cachesvc.store.whole import WholeCell
+    from tests.postgres import Stores
+
+SEARCHES = 16
+
+
+class Counted(PostgresStore):
+    """The real store; counts what it is asked, and holds back what it read of a cell."""
+
+    def __init__(self, stores: Stores) -> None:
+        super().__init__(stores.database, growing=GrowingLeaves(lambda _: Bounds(100, 50)))
+        self.searches = self.reads = self.answers = 0
+        self.read, self.let_go = asyncio.Event(), asyncio.Event()
+        self.let_go.set()
+        self.fault: Exception | None = None
+
+    async def find_nearest(self, query: NearestQuery) -> Found:
+        self.searches += 1
+        return await super().find_nearest(query)
+
+    async def whole_cell(self, query: NearestQuery) -> WholeCell | None:
+        self.reads += 1
+        if self.fault is not None:
+            raise self.fault
+        whole = await super().whole_cell(query)
+        self.read.set()
+        await self.let_go.wait()
+        return whole
+
+    async def answer(self, place: Place, entry_id: UUID) -> Answer | None:
+        self.answers += 1
+        return await super().answer(place, entry_id)
+
+
+class Hot:
+    """A hot tier over the counted store."""
+
+    def __init__(self, stores: Stores) -> None:
+        self.counted = Counted(stores)
+        notices = Notices(stores.url, stores.database)
+        self.store = HotStore(self.counted, notices, most_bytes=10**7, ttl_seconds=60)
+        self._wordings = 0
+
+    def wording(self, seed: int, cosine: float = 0.95, **fields: Any) -> NearestQuery:
+        """A new one each time, of what was put with `unit(seed)`."""
+        self._wordings += 1
+        asked = nearest(near(unit(seed), cosine, self._wordings))
+        asked_for: NearestQuery = structs.replace(asked, served_from=0.9, **fields)
+        return asked_for
+
+    async def best(self, seed: int, cosine: float = 0.95, **fields: Any) -> UUID:
+        """The id of what is served."""
+        found = await self.store.find_nearest(self.wording(seed, cosine, **fields))
+        return found.candidates[0].entry_id
+
+    async def warm(self, seed: int, **fields: Any) -> None:
+        """Ask until the cell has been read."""
+        reads = self.counted.reads
+        for _ in range(SEARCHES + 1):
+            await self.best(seed, **fields)
+        assert self.counted.reads == reads + 1
+
+
+async def put(hot: Hot, seed: int, name: str | None = None) -> UUID:
+    stored = await hot.store.put(new(name or f"entry {seed}", vector=unit(seed)))
+    assert stored.entry_id
+    return stored.entry_id
