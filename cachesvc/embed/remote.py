@@ -12,7 +12,7 @@ import math
 import struct
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 import aiohttp
@@ -20,6 +20,9 @@ import msgspec
 from yarl import URL
 
 from cachesvc.errors import ConfigError, EmbedError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 OPENAI_URL = "https://api.openai.com/v1"
 OPENAI_MODEL = "text-embedding-3-small"
@@ -34,7 +37,8 @@ _KEEPALIVE_SECONDS = 4.0
 
 
 class _Item(msgspec.Struct):
-    embedding: list[float]
+    # Numbers from a server that does not know of base64, as the official client has it, too.
+    embedding: list[float] | bytes
 
 
 class _Reply(msgspec.Struct):
@@ -114,7 +118,8 @@ class Provider:
         return {"authorization": f"Bearer {self.api_key}"}
 
     def body(self, text: str) -> bytes:
-        asked: dict[str, Any] = {"input": text, "encoding_format": "float"}
+        # A quarter of the bytes, and what OpenAI's own client asks for.
+        asked: dict[str, Any] = {"input": text, "encoding_format": "base64"}
         if not self.azure:
             asked["model"] = self.model
         if self.dimensions:
@@ -214,7 +219,8 @@ class RemoteEmbedder:
             raise EmbedError(f"{self.provider}: answered {len(data)} vectors to one text")
         return self._checked(data[0].embedding)
 
-    def _checked(self, values: list[float]) -> bytes:
+    def _checked(self, told: list[float] | bytes) -> bytes:
+        values, packed = self._both_forms(told)
         count = len(values)
         if not 1 <= count <= MAX_DIMENSIONS:
             raise EmbedError(
@@ -225,14 +231,24 @@ class RemoteEmbedder:
             raise EmbedError(
                 f"{self.provider}: answered {count} dimensions; must be {self._dimensions}"
             )
-        try:
-            packed = struct.pack(f"<{count}f", *values)
-        except OverflowError as exc:
-            raise EmbedError(f"{self.provider}: a value is out of float32's range") from exc
-        if not math.hypot(*values) >= _MIN_NORM:
+        norm = math.hypot(*values)
+        if not math.isfinite(norm):
+            raise EmbedError(f"{self.provider}: a value is out of float32's range")
+        if norm < _MIN_NORM:
             raise EmbedError(f"{self.provider}: answered a zero vector")
         self._dimensions = count
         return packed
+
+    def _both_forms(self, told: list[float] | bytes) -> tuple[Sequence[float], bytes]:
+        """The numbers, and the same as little-endian float32."""
+        try:
+            if isinstance(told, bytes):
+                return struct.unpack(f"<{len(told) // 4}f", told), told
+            return told, struct.pack(f"<{len(told)}f", *told)
+        except OverflowError as exc:
+            raise EmbedError(f"{self.provider}: a value is out of float32's range") from exc
+        except struct.error as exc:
+            raise EmbedError(f"{self.provider}: answered base64 of no float32 numbers") from exc
 
     async def close(self) -> None:
         self._closed = True

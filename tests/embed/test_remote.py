@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import json
 import logging
+import math
 import struct
 from typing import TYPE_CHECKING
 
@@ -29,7 +31,7 @@ async def test_an_openai_call_is_what_its_reference_says(
     assert vector == struct.pack("<3f", 0.6, 0.8, 0.0)
     (call,) = provider.received
     assert (call.method, call.target) == ("POST", "/v1/embeddings")
-    assert call.body == {"input": TEXT, "encoding_format": "float", "model": "some-model"}
+    assert call.body == {"input": TEXT, "encoding_format": "base64", "model": "some-model"}
     assert call.headers["authorization"] == f"Bearer {KEY}"
     assert call.headers["content-type"] == "application/json"
     assert call.headers["x-request-id"] == "req-7"
@@ -59,7 +61,7 @@ async def test_azure_gets_its_key_in_api_key_and_nowhere_else(provider: FakeProv
     assert call.headers["api-key"] == KEY
     assert call.headers["x-request-id"] == "req-8"
     assert "authorization" not in call.headers
-    assert call.body == {"input": TEXT, "encoding_format": "float"}
+    assert call.body == {"input": TEXT, "encoding_format": "base64"}
 
 
 @pytest.mark.parametrize("request_id", [None, "", "a\r\nx-evil: 1", "ü", "x" * 257])
@@ -69,6 +71,20 @@ async def test_a_request_id_that_is_no_header_value_is_left_out(
     assert await remote.embed(TEXT, request_id=request_id) is not None
     assert "x-request-id" not in provider.received[0].headers
     assert "x-evil" not in provider.received[0].headers
+
+
+async def test_base64_and_numbers_are_the_same_vector(
+    remote: RemoteEmbedder, provider: FakeProvider
+) -> None:
+    packed = struct.pack("<3f", 0.1, -0.2, 0.3)
+    provider.reply = vectors(_base64(packed))
+    assert await remote.embed(TEXT) == packed
+    provider.reply = vectors([0.1, -0.2, 0.3])
+    assert await remote.embed(TEXT) == packed
+
+
+def _base64(packed: bytes) -> str:
+    return base64.b64encode(packed).decode()
 
 
 NOT_A_VECTOR = {
@@ -83,7 +99,13 @@ NOT_A_VECTOR = {
     "two vectors": vectors([0.1, 0.2], [0.3, 0.4]),
     "no embedding": answer({"data": [{"index": 0}]}),
     "no dimensions": vectors([]),
-    "text": vectors("AAAAAAAAgD8="),
+    "text": vectors("no base64"),
+    "base64 of half a number": vectors(_base64(b"\x00\x00\x80\x3f\x00\x00")),
+    "base64 of nothing": vectors(""),
+    "base64 of NaN": vectors(_base64(struct.pack("<2f", 1.0, math.nan))),
+    "base64 of infinity": vectors(_base64(struct.pack("<2f", 1.0, math.inf))),
+    "base64 of a zero vector": vectors(_base64(bytes(12))),
+    "base64 of too many dimensions": vectors(_base64(b"\x00\x00\x80\x3f" * (MAX_DIMENSIONS + 1))),
     "a null": vectors([0.1, None]),
     "a text among numbers": vectors([0.1, "0.2"]),
     "a bool among numbers": vectors([0.1, True]),
