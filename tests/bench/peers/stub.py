@@ -10,19 +10,21 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
 
+import httptools
 import msgspec
 import uvloop
 
-from cachesvc.edge.server import Listener, install_stop_signals, run
+from cachesvc.edge.server import install_stop_signals
 from tests.bench.peers import prompts
 from tests.bench.peers.qdrant import Qdrant
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_HEADERS = [(b"content-type", b"application/json")]
+_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 _FILLER = "It depends on what you have tried before. " * 6
 
 calls: Counter[str] = Counter()
@@ -70,32 +72,54 @@ _ROUTES: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
-async def app(scope: Any, receive: Any, send: Any) -> None:
-    body, more = b"", True
-    while more:
-        message = await receive()
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-    asked = msgspec.json.decode(body) if body else {}
-    path = scope["path"]
-    if path.startswith("/collections/"):
-        reply = qdrant.answer(scope["method"], path, asked)
-    else:
-        for name, value in scope["headers"]:
-            if name == b"x-scope":
-                asked["user"] = value.decode()
-        reply = _ROUTES.get(path, _nothing)(asked)
-    told = msgspec.json.encode(reply)
-    length = (b"content-length", b"%d" % len(told))
-    await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, length]})
-    await send({"type": "http.response.body", "body": told})
+class Stub(asyncio.Protocol):
+    """HTTP/1.1 with as little of its own as can be: what is left of the box is the system's."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by name
+        self._parser = httptools.HttpRequestParser(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def on_message_begin(self) -> None:
+        self._url, self._body, self._user = b"", b"", ""
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"x-scope":
+            self._user = value.decode()
+        elif name.lower() == b"expect":
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, body: bytes) -> None:
+        self._body += body
+
+    def on_message_complete(self) -> None:
+        asked = msgspec.json.decode(self._body) if self._body else {}
+        path = urlsplit(self._url).path.decode()
+        if path.startswith("/collections/"):
+            reply = qdrant.answer(self._parser.get_method().decode(), path, asked)
+        else:
+            if self._user:
+                asked["user"] = self._user
+            reply = _ROUTES.get(path, _nothing)(asked)
+        told = msgspec.json.encode(reply)
+        self._transport.write(_HEAD % len(told) + told)
+        if not self._parser.should_keep_alive():
+            self._transport.close()
 
 
 async def main() -> None:
     stop = asyncio.Event()
-    install_stop_signals(asyncio.get_running_loop(), stop)
-    listener = Listener(app, "127.0.0.1", 0, "stub")
-    await run([listener], stop=stop, ready=lambda urls: print(*urls, flush=True))
+    loop = asyncio.get_running_loop()
+    install_stop_signals(loop, stop)
+    server = await loop.create_server(Stub, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    print(f"http://{host}:{port}", flush=True)
+    await stop.wait()
 
 
 if __name__ == "__main__":
