@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import logging
 import signal
 import sys
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 _PR_SET_PDEATHSIG = 1
+# Requests leave next to no circles of garbage: at Python's 700 new objects a twelfth of all the
+# time went into looking for them. The second and third are rounds of the one before.
+_COLLECTED_AFTER = (20_000, 20, 20)
 
 
 class Ready(msgspec.Struct):
@@ -48,8 +52,20 @@ def run_part(name: str, work: Work, ready: Callable[[list[str]], None]) -> None:
         stream=sys.stderr,
         format=f"%(asctime)s {name} %(levelname)s %(message)s",
     )
+
+    def serving(urls: list[str]) -> None:
+        _spare_the_collector()
+        ready(urls)
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_main(name, work, ready))
+        runner.run(_main(name, work, serving))
+
+
+def _spare_the_collector() -> None:
+    """What a part is made of stays: never look through it again. This process is ours alone."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECTED_AFTER)
 
 
 def _main(name: str, work: Work, ready: Callable[[list[str]], None]) -> Coroutine[Any, Any, None]:
