@@ -24,6 +24,7 @@ from cachesvc.service.leaves import LeafGauges, tend_leaves
 from cachesvc.service.replicas import ReplicaGauges
 from cachesvc.service.sweep import reap
 from cachesvc.service.telemetry import Telemetry
+from cachesvc.service.together import TogetherCounts
 from cachesvc.store.admin import PostgresAdmin
 from cachesvc.store.hosts import each_host
 from cachesvc.store.hot import HotStore
@@ -78,6 +79,7 @@ async def serve(
         _in_background(tend_leaves(database, store.growing)),
     ]
     telemetry.registry.register(LeafGauges(store.growing))
+    telemetry.registry.register(TogetherCounts(database.lookups))
     app = create_app(settings, served, admin, records, identities, telemetry)
     if hot is not None:
         telemetry.registry.register(HotGauges(hot))
@@ -107,6 +109,8 @@ async def serve(
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
         await app.drain(_DRAIN_SECONDS)
+        if hot is not None:
+            await hot.close()
         await database.close()
         if replicas is not None:
             await asyncio.gather(*(one.database.close() for one in replicas.replicas))

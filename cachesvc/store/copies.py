@@ -128,5 +128,8 @@ class Copies:
         self._kept.run_pending_tasks()
         return self._kept.get(key) is copy
 
+    def drop(self, key: Hashable) -> None:
+        self._kept.remove(key)
+
     def clear(self) -> None:
         self._kept.clear()

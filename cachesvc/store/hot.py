@@ -84,6 +84,10 @@ class HotStore(Layer):
         await self.notices.settled()
         await super().settled()
 
+    async def close(self) -> None:
+        """Nothing is read in the background any more."""
+        await self.cells.close()
+
     async def policy(self, tenant: str, policy_id: str) -> PolicyRow | None:
         row = await self._store.policy(tenant, policy_id)
         key, revision = (tenant, policy_id), None if row is None else row.revision
@@ -133,10 +137,7 @@ class HotStore(Layer):
         if known is not None:
             self.hits["semantic"] += 1
             return known
-        if self.cells.due(query):
-            in_cell = await self.cells.read(query, self._store.whole_cell)
-            if in_cell is not None:
-                return in_cell
+        self.cells.wanted(query, self._store.whole_cell)
         sent = self._clock()
         found = await self._store.find_nearest(query)
         if _answers(found, query.served_from):

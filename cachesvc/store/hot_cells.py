@@ -1,5 +1,8 @@
 """Cells that are searched often, kept whole: a wording never asked before needs no query, either.
 
+They are read beside the lookups, whether they are split into leaves or not, and all that lives in
+them is compared: as much as takes less time here than a scan of a few leaves there.
+
 What another replica puts meanwhile may be missed, as long as a copy lives; what this one puts is
 not, though the copy does not have it: where it may be nearer, the database is asked. A miss is
 never told from memory.
@@ -7,17 +10,21 @@ never told from memory.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections import OrderedDict
+from collections import deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from msgspec.structs import replace
 
 from cachesvc.deadline import Overdue, Within
-from cachesvc.errors import StoreError
+from cachesvc.errors import NotFound, StoreError
 from cachesvc.store.base import Found
+from cachesvc.store.cell_searches import Searches
 from cachesvc.store.copies import Copy
+from cachesvc.store.whole import row_weight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable
@@ -30,18 +37,19 @@ if TYPE_CHECKING:
     from cachesvc.store.whole import WholeCell
 
     Cell = tuple[Place, str, bytes, int]
-    Read = Callable[[NearestQuery], Coroutine[Any, Any, WholeCell | None]]
+    Read = Callable[[NearestQuery, int], Coroutine[Any, Any, WholeCell | None]]
 
 log = logging.getLogger("cachesvc.store")
 
-# A reading of all costs what eight searches do: where copies live for no time at all, half as much
-# again is spent on them.
-_SEARCHES = 16
-_CELLS_AT_MOST = 10_000  # whose searches are counted
-_PAUSE = 16 * _SEARCHES  # more than that, once a cell could not be read or kept
-_PATIENCE_SECONDS = 0.25  # for a reading
 _NEWER_AT_MOST = 32  # puts; after more of them it is time to read all anew
 _SHARE = 4  # no cell takes more than a quarter of the memory
+# Nor more than are compared in half a millisecond, on the loop.
+_VALUES_AT_MOST, _ROWS_AT_MOST = 2**22, 2**14
+_PATIENCE_SECONDS = 1.0  # for a reading, its wait for a connection included
+_CLOSING_SECONDS = 0.5
+# After so many lookups it shows whether a copy answers: one that does not is in the way.
+_TRIALS, _ANSWERED = 64, 1 / 8
+_LAST = 8
 _ROUNDING = 0.002  # between a vector as it was put and its halves
 _OVERHEAD_BYTES = 4096
 
@@ -49,20 +57,38 @@ _OVERHEAD_BYTES = 4096
 class _Kept:
     """A cell, the vectors that were put since then, and what was asked for last."""
 
-    __slots__ = ("_last", "newer", "whole")
+    __slots__ = ("_last", "asked", "newer", "told", "whole")
 
-    def __init__(self, whole: WholeCell) -> None:
+    def __init__(self, whole: WholeCell, newer: list[Vector]) -> None:
         self.whole = whole
-        self.newer: list[Vector] = []
-        self._last: tuple[Vector, int, list[Candidate]] | None = None
+        self.newer = newer
+        self.asked = self.told = 0
+        self._last: deque[tuple[NearestQuery, list[Candidate]]] = deque(maxlen=_LAST)
 
     def nearest(self, query: NearestQuery) -> list[Candidate]:
         """A lookup asks more than once for the same."""
-        last = self._last
-        if last is None or last[0] is not query.vector or last[1] != query.top_k:
-            last = query.vector, query.top_k, self.whole.nearest(query)
-            self._last = last
-        return last[2]
+        for last, known in self._last:
+            if _same(last, query):
+                return known
+        self.asked += 1
+        found = self.whole.nearest(query)
+        self._last.append((query, found))
+        return found
+
+    @property
+    def in_the_way(self) -> bool:
+        """It has hardly answered anything."""
+        return self.asked >= _TRIALS and self.told < self.asked * _ANSWERED
+
+
+@dataclass
+class _Reading:
+    """A cell that is being read, and the vectors that are put meanwhile: it may lack them."""
+
+    cell: Cell
+    query: NearestQuery
+    newer: list[Vector] = field(default_factory=list)
+    spoiled: bool = False
 
 
 class HotCells:
@@ -70,19 +96,25 @@ class HotCells:
 
     def __init__(self, copies: Copies, answer: Callable[[Place, UUID], Answer | None]) -> None:
         self.copies = copies
-        self.reads = dict.fromkeys(("kept", "not_kept", "too_large", "failed"), 0)
+        self.reads = dict.fromkeys(("kept", "changed", "not_kept", "too_large", "failed"), 0)
         self._trust = copies.trust
         self._answer = answer
-        # How many searches of a cell went to the database, and since when.
-        self._searches: OrderedDict[Cell, tuple[int, float]] = OrderedDict()
+        self._searches = Searches(self._trust.ttl, self._trust.clock)
+        self._reading: _Reading | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._closed = self._failing = False
 
     def find(self, query: NearestQuery) -> Found | None:
         """What is near, where the first of it surely is what a search would serve; else None."""
-        copy = self.copies.get(_key(cell_of(query)))
+        cell = cell_of(query)
+        copy = self.copies.get(_key(cell))
         if copy is None:
             return None
         kept: _Kept = copy.value
         candidates = kept.nearest(query)
+        if kept.in_the_way:
+            self.copies.drop(_key(cell))
+            self._searches.pause(cell)
         best = (candidates[0].similarity or 0.0) if candidates else 0.0
         if best <= 0 or best < query.served_from:
             return None
@@ -94,79 +126,80 @@ class HotCells:
         least = best - _ROUNDING
         if any(float(np.dot(query.vector, vector)) >= least for vector in kept.newer):
             return None
+        kept.told += 1
         return self._with_answer(query.place, found)
 
     def searched(self, query: NearestQuery) -> None:
         """A search of the cell had to ask the database, and found what memory might have told."""
-        if not self._trust.notices.holds:
-            return
-        cell, now = cell_of(query), self._trust.clock()
-        number, since = self._searches.pop(cell, (0, now))
-        if number >= 0 and now - since > self._trust.ttl:
-            number, since = 0, now
-        self._searches[cell] = number + 1, since
-        if len(self._searches) > _CELLS_AT_MOST:
-            self._searches.popitem(last=False)
+        if self._trust.notices.holds:
+            self._searches.add(cell_of(query))
 
-    def due(self, query: NearestQuery) -> bool:
-        """Whether to read all of the cell, after so many searches: then for nobody else again."""
-        cell = cell_of(query)
-        if self._searches.get(cell, (0, 0.0))[0] < _SEARCHES or not self._trust.notices.holds:
-            return False
-        del self._searches[cell]
-        return True
+    def wanted(self, query: NearestQuery, read: Read) -> None:
+        """Somebody searches: have all of the cell read after so many of them, and kept.
 
-    async def read(self, query: NearestQuery, read: Read) -> Found | None:
-        """Read all of the cell and keep it; what is near in it, or None where it was not read.
-
-        Not kept is what may lack a put of meanwhile. Raises NotFound without a policy.
+        Nobody waits for that. One cell is read at a time.
         """
-        cell, sent = cell_of(query), self._trust.clock()
-        done = False
-        try:
-            # Who asks has time left for a search where this takes too long.
-            whole = await Within(_PATIENCE_SECONDS, read(query))
-            done = True
-        except Overdue:
-            return None
-        except StoreError as exc:
-            log.warning("a cell could not be read into memory: %s", exc.message)
-            return None
-        finally:
-            if not done:
-                self._pause(cell, "failed")
-        if whole is None:
-            self._pause(cell, "too_large")
-            return None
-        kept = _Kept(whole)
-        weight = _OVERHEAD_BYTES + whole.weight + _NEWER_AT_MOST * 8 * query.vector.size
-        marks = (query.place.tenant, query.place.policy_id), _key(cell)
-        copy = Copy(kept, sent, marks, weight)
-        if weight > self.copies.most_bytes // _SHARE:
-            self._pause(cell, "too_large")
-        elif not self._trust.stands(sent, (cell,)):
-            self.reads["not_kept"] += 1
-        elif self.copies.keep(_key(cell), copy):
-            self.reads["kept"] += 1
-        else:
-            self._pause(cell, "not_kept")
-        found = self._found(whole, kept.nearest(query), copy)
-        return self._with_answer(query.place, found)
+        if self._reading is not None or self._closed or not self._trust.notices.holds:
+            return
+        cell = cell_of(query)
+        if self._most_rows(query.vector.size) > 0 and self._searches.enough(cell):
+            self._reading = _Reading(cell, query)
+            self._task = asyncio.create_task(self._read(self._reading, read))
 
-    def _pause(self, cell: Cell, outcome: str) -> None:
-        self.reads[outcome] += 1
-        self._searches[cell] = -_PAUSE, self._trust.clock()
+    async def _read(self, reading: _Reading, read: Read) -> None:
+        sent, query = self._trust.clock(), reading.query
+        outcome = "failed"
+        try:
+            most_rows = self._most_rows(query.vector.size)
+            whole = await Within(_PATIENCE_SECONDS, read(query, most_rows))
+            outcome = "too_large" if whole is None else self._keep(reading, whole, sent)
+            self._failing = False
+        except NotFound:
+            pass  # the policy is gone, which searches tell
+        except (StoreError, Overdue) as exc:
+            if not self._failing:
+                log.warning("a cell could not be read into memory: %s", type(exc).__name__)
+            self._failing = True
+        finally:
+            self._reading = None
+            self.reads[outcome] += 1
+            if outcome == "kept":
+                self._searches.read(reading.cell)
+            elif outcome == "changed":
+                self._searches.too_late(reading.cell)
+            else:
+                self._searches.pause(reading.cell)
+
+    def _most_rows(self, dimensions: int) -> int:
+        room = self.copies.most_bytes // _SHARE - _weight(0, dimensions)
+        rows = min(room // row_weight(dimensions), _VALUES_AT_MOST // dimensions)
+        return min(rows, _ROWS_AT_MOST)
+
+    def _keep(self, reading: _Reading, whole: WholeCell, sent: float) -> str:
+        place, *_, dimensions = cell = reading.cell
+        marks = ((place.tenant, place.policy_id),)
+        if reading.spoiled or not self._trust.stands(sent, marks):
+            return "changed"
+        weight = _weight(whole.weight, dimensions)
+        copy = Copy(_Kept(whole, reading.newer), sent, marks, weight)
+        # Not kept is what is asked for less than all else.
+        return "kept" if self.copies.keep(_key(cell), copy) else "not_kept"
+
+    async def close(self) -> None:
+        """Read nothing more."""
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=_CLOSING_SECONDS)
 
     def put(self, cell: Cell, vector: Vector, *, replaced: bool) -> None:
         """There is one more in the cell, in the place of another or not."""
         copy = self.copies.untrusted(_key(cell))
-        if copy is None:
-            return
-        kept: _Kept = copy.value
-        if replaced or len(kept.newer) >= _NEWER_AT_MOST:
-            self._trust.touch(_key(cell))
-        else:
-            kept.newer.append(vector)
+        if copy is not None and not _lacks(copy.value.newer, vector, replaced=replaced):
+            self.copies.drop(_key(cell))
+        reading = self._reading
+        if reading is not None and reading.cell == cell:
+            reading.spoiled |= not _lacks(reading.newer, vector, replaced=replaced)
 
     def _with_answer(self, place: Place, found: Found) -> Found:
         """With the first one's answer, where that is known."""
@@ -185,6 +218,28 @@ class HotCells:
 
 def cell_of(query: NearestQuery) -> Cell:
     return query.place, query.space, query.partition, query.vector.size
+
+
+def _same(one: NearestQuery, other: NearestQuery) -> bool:
+    """Both ask for the same; the cell is the same already."""
+    return (
+        one.vector is other.vector
+        and one.top_k == other.top_k
+        and one.served_from == other.served_from
+    )
+
+
+def _lacks(newer: list[Vector], vector: Vector, *, replaced: bool) -> bool:
+    """Remember that a copy lacks this; False where too much is lacking, or has been replaced."""
+    if replaced or len(newer) >= _NEWER_AT_MOST:
+        return False
+    newer.append(vector)
+    return True
+
+
+def _weight(rows: int, dimensions: int) -> int:
+    """Of a copy, in bytes: its rows, and the vectors that may be put."""
+    return _OVERHEAD_BYTES + rows + _NEWER_AT_MOST * 8 * dimensions
 
 
 def _key(cell: Cell) -> Hashable:

@@ -33,8 +33,8 @@ class LayeredStore(EntryStore, Protocol):
     def recall(self, query: ExactQuery | NearestQuery) -> Found | None:
         """What the query would find, without waiting; None where no memory tells."""
 
-    async def whole_cell(self, query: NearestQuery) -> WholeCell | None:
-        """All that lives where the query would search; None where that is too much to be kept."""
+    async def whole_cell(self, query: NearestQuery, most_rows: int) -> WholeCell | None:
+        """All that lives where the query would search; None where more than so many rows are."""
 
     def heard(self, payload: str | None) -> None:
         """Something has changed: what a notification says of it, or, None, that may be anything."""
@@ -83,8 +83,8 @@ class Layer:
     def recall(self, query: ExactQuery | NearestQuery) -> Found | None:
         return self._store.recall(query)
 
-    async def whole_cell(self, query: NearestQuery) -> WholeCell | None:
-        return await self._store.whole_cell(query)
+    async def whole_cell(self, query: NearestQuery, most_rows: int) -> WholeCell | None:
+        return await self._store.whole_cell(query, most_rows)
 
     def heard(self, payload: str | None) -> None:
         self._store.heard(payload)

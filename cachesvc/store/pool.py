@@ -27,7 +27,8 @@ _CONNECT_SECONDS = 5.0
 _CLOSE_SECONDS = 2.0
 _GRACE_SECONDS = 0.25  # the server's own timeout comes first where the server still answers
 _MAX_WAIT_SECONDS = 5.0
-HOUSEKEEPERS = 3  # so that an operator seldom waits for a sweep and for what splits leaves
+# So that an operator seldom waits for a sweep, for what splits leaves and for what reads cells.
+HOUSEKEEPERS = 4
 
 # Passed when connecting, so that nothing can undo them; behind PgBouncer, which refuses them, every
 # transaction begins with them.
@@ -149,7 +150,7 @@ async def connect(
     application_name: str = "cachesvc",
     pooled: bool = False,
 ) -> Database:
-    """At most `size` connections (at least 2) for lookups and puts, and 3 for housekeeping.
+    """At most `size` connections (at least 2) for lookups and puts, and 4 for housekeeping.
 
     One more is made where something beats.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -118,18 +119,19 @@ class PostgresStore(Lowest):
             self.growing.found(cell, split=rows[0]["split"])
         return rows
 
-    async def whole_cell(self, query: NearestQuery) -> WholeCell | None:
+    async def whole_cell(self, query: NearestQuery, most_rows: int) -> WholeCell | None:
         place, size = query.place, query.vector.size
-        cell, most = self._where(query)
-        if self.growing.is_split(cell):
-            return None
+        cell = _cell(place, query.space, size, query.partition)
         read, within = statement_for("whole_cell", size), (query.space, query.partition)
-        asked = place.tenant, place.policy_id, place.scope, *within, cell, most
-        rows = await self._database.search(read, *asked)
+        asked = place.tenant, place.policy_id, place.scope, *within, cell, most_rows
+        # Beside the lookups: no lookup waits for it, neither for a connection nor for the loop.
+        async with self._database.transaction() as connection:
+            rows = await connection.fetch(read, *asked)
         if not rows:
             raise NotFound("cache_policy not found")
-        whole = not rows[0]["split"] and rows[0]["live"] <= most
-        return read_whole(rows[0], size) if whole else None
+        if rows[0]["live"] > most_rows:
+            return None
+        return await asyncio.to_thread(read_whole, rows[0], size)
 
     def _where(self, query: NearestQuery) -> tuple[bytes, int]:
         """The cell that is searched, and how many rows of it, or of a leaf, are read."""

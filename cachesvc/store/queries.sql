@@ -140,7 +140,7 @@ LEFT JOIN LATERAL (
 ) f ON true
 
 
--- whole_cell -- all live entries of a cell that is one leaf, one after another in binary: $1 tenant, $2 policy, $3 scope, $4 space, $5 partition, $6 cell, $7 how many rows of it are read
+-- whole_cell -- all live entries of a cell, one after another in binary, unless they are too many: $1 tenant, $2 policy, $3 scope, $4 space, $5 partition, $6 cell, $7 how many rows of it are read
 WITH asked AS MATERIALIZED (
     SELECT
         p.revision, p.generation, p.semantic_ttl_seconds * interval '1 second' AS ttl,
@@ -150,34 +150,47 @@ WITH asked AS MATERIALIZED (
         ) AS since
     FROM policies p
     WHERE p.tenant = $1 AND p.id = $2 AND p.document IS NOT NULL
-), scanned AS MATERIALIZED (
-    SELECT
-        e.id, e.created_at, e.embedding, e.semantic_expires_at,
-        e.policy_id = $2 AND e.scope = $3 AND e.space = $4
-            AND e.dimensions = {dimensions} AND e.partition = $5
-            AND e.created_at > (SELECT a.since FROM asked a)
-            AND e.generation >= (SELECT a.oldest_generation FROM asked a)
-            AND e.quarantined_at IS NULL AS lives
-    FROM entries e
-    WHERE e.tenant = $1 AND e.leaf = $6 AND e.semantic_expires_at > now()
-    ORDER BY e.semantic_expires_at DESC
-    LIMIT $7::integer + 1
 )
 SELECT
-    a.revision, a.generation, now() AS now,
-    EXISTS (SELECT FROM leaves l WHERE l.tenant = $1 AND l.cell = $6::bytea) AS split,
-    (SELECT count(*) FROM scanned) AS live,
-    (
-        SELECT string_agg(
-            uuid_send(s.id) || timestamptz_send(s.created_at)
-            || timestamptz_send(least(s.semantic_expires_at, s.created_at + a.ttl))
-            || halfvec_send(s.embedding::halfvec({dimensions})),
-            ''::bytea
-        )
-        FROM scanned s
-        WHERE s.lives
-    ) AS entries
+    a.revision, a.generation, now() AS now, w.live,
+    CASE WHEN w.live <= $7 THEN w.entries END AS entries
 FROM asked a
+CROSS JOIN LATERAL (
+    SELECT
+        count(*) AS live,
+        string_agg(
+            uuid_send(r.id) || timestamptz_send(r.created_at)
+            || timestamptz_send(least(r.semantic_expires_at, r.created_at + a.ttl))
+            || halfvec_send(r.embedding::halfvec({dimensions})),
+            ''::bytea
+        ) FILTER (WHERE r.lives) AS entries
+    FROM (
+        SELECT e.*
+        FROM (
+            -- Of a cell that is split, what is in any leaf; and what was put before it was split.
+            (
+                SELECT l.leaf FROM leaves l
+                WHERE l.tenant = $1 AND l.cell = $6::bytea AND l.leaf <> $6
+                ORDER BY l.opened_at
+            )
+            UNION ALL
+            SELECT $6
+        ) l
+        CROSS JOIN LATERAL (
+            SELECT
+                e.id, e.created_at, e.embedding, e.semantic_expires_at,
+                e.policy_id = $2 AND e.scope = $3 AND e.space = $4
+                    AND e.dimensions = {dimensions} AND e.partition = $5
+                    AND e.created_at > a.since
+                    AND e.generation >= a.oldest_generation
+                    AND e.quarantined_at IS NULL AS lives
+            FROM entries e
+            WHERE e.tenant = $1 AND e.leaf = l.leaf AND e.semantic_expires_at > now()
+            ORDER BY e.semantic_expires_at DESC
+        ) e
+        LIMIT $7::integer + 1
+    ) r
+) w
 
 
 -- find_nearest -- the nearest live entries of a cell that is split into leaves, and whether it is: $1 tenant, $2 policy, $3 scope, $4 space, $5 partition, $6 vector, $7 how many, $8 oldest age, $9 the similarity from which the nearest one's answer is wanted, $10 vector and code, $11 cell, $12 how many rows of a leaf are read

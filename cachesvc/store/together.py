@@ -48,6 +48,8 @@ class Together:
     """Lookups through `leases`; a statement is one tenant's, always."""
 
     def __init__(self, leases: Leases, fetch: Fetch) -> None:
+        self.taken_along = 0  # lookups answered by the statements of others
+        self.left_alone = 0  # lookups that were taken along, and then asked for themselves
         self._leases = leases
         self._fetch = fetch
         self._waiting: dict[asyncio.Future[Any], _Asked] = {}
@@ -91,6 +93,7 @@ class Together:
             for other, rows in zip(others, found[1:], strict=True):
                 if not other.found.done():
                     other.found.set_result(rows)
+                    self.taken_along += 1
             return found[0]
         except StoreError as exc:
             if not others:
@@ -100,7 +103,7 @@ class Together:
                 return None
             raise
         finally:
-            _let_go(others)
+            self._let_go(others)
 
     async def _in_time(
         self, asking: Coroutine[Any, Any, list[Rows]], others: list[_Asked]
@@ -120,7 +123,14 @@ class Together:
                 _ALONE_SECONDS,
             )
         self._alone_until = now + _ALONE_SECONDS
-        _let_go(others)
+        self._let_go(others)
+
+    def _let_go(self, others: list[_Asked]) -> None:
+        """Have them ask for themselves who were not answered."""
+        for other in others:
+            if not other.found.done():
+                other.found.set_result(None)
+                self.left_alone += 1
 
     def _companions(self, asked: _Asked) -> list[_Asked]:
         """Those who wait, too, and may come along; they wait for no connection any more."""
@@ -145,13 +155,6 @@ class Together:
         for row in await self._fetch(connection, batch[0].query.many, values):
             found[row["asked"] - 1].append(row)
         return found
-
-
-def _let_go(others: list[_Asked]) -> None:
-    """Have them ask for themselves who were not answered."""
-    for other in others:
-        if not other.found.done():
-            other.found.set_result(None)
 
 
 def _may_come(other: _Asked, asked: _Asked) -> bool:

@@ -16,13 +16,12 @@ from cachesvc.core.vectors import similarity
 from cachesvc.store.base import UNREAD
 
 if TYPE_CHECKING:
-    from cachesvc.core.vectors import Vector
     from cachesvc.store.base import NearestQuery
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # Postgres counts its microseconds from here
 # Two float32 scores nearer to each other than this may be in the wrong order.
 _ROUNDING = 1e-5
-_TIED_AT_MOST = 64
+_FEW_TIED, _TIED_AT_MOST = 64, 256
 
 
 class WholeCell(Struct, frozen=True):
@@ -44,31 +43,37 @@ class WholeCell(Struct, frozen=True):
     @property
     def weight(self) -> int:
         """In bytes."""
-        arrays = self.created_at, self.expires_at, self.vectors, self.scales
-        return len(self.ids) + sum(array.nbytes for array in arrays)
+        rows: int = self.scales.size
+        return rows * row_weight(self.vectors.shape[1])
 
     def nearest(self, query: NearestQuery) -> list[Candidate]:
-        """As `find_nearest` has them, all UNREAD: nearest first, of equal ones the newest first."""
+        """As `find_nearest` has them, all UNREAD, as far as they are near enough to be served.
+
+        Nearest first, of equal ones the newest first. None where more are equally near than are
+        told apart here in a moment.
+        """
         scores = self.vectors @ query.vector.astype(np.float32)
         scores *= self.scales
-        places = self._first(scores, query.vector, query.top_k)
-        return nearest_first((self._candidate(place, query) for place in places), query.top_k)
+        places = np.flatnonzero(scores >= query.served_from - _ROUNDING)
+        if places.size > query.top_k:
+            places = self._first(places, scores[places], query)
+        return nearest_first((self._candidate(at, query) for at in places.tolist()), query.top_k)
 
-    def _first(self, scores: NDArray[np.float32], vector: Vector, number: int) -> list[int]:
-        """Where the highest scores are, and those that may be as high."""
-        if scores.size > number:
-            least = np.partition(scores, scores.size - number)[scores.size - number]
-            places = np.flatnonzero(scores >= least - _ROUNDING)
-        else:
-            places = np.arange(scores.size)
+    def _first(
+        self, places: NDArray[np.intp], scores: NDArray[np.float32], query: NearestQuery
+    ) -> NDArray[np.intp]:
+        """Those of the highest scores, and those that may be as high."""
+        rank = scores.size - query.top_k
+        places = places[scores >= np.partition(scores, rank)[rank] - _ROUNDING]
         if places.size > _TIED_AT_MOST:
+            return places[:0]
+        if places.size > _FEW_TIED:
             # The same vector scores a little more in one row of a matrix than in another.
             vectors = self.vectors[places].astype(np.float64)
-            exact = np.round(np.einsum("nd,d->n", vectors, vector) * self.scales[places], 6)
-            first = np.lexsort((-self.created_at[places], -exact))
-            places = places[first[:_TIED_AT_MOST]]
-        chosen: list[int] = places.tolist()
-        return chosen
+            exact = np.einsum("nd,d->n", vectors, query.vector) * self.scales[places]
+            first = np.lexsort((-self.created_at[places], -np.round(exact, 6)))
+            places = places[first[:_FEW_TIED]]
+        return places
 
     def _candidate(self, place: int, query: NearestQuery) -> Candidate:
         return Candidate(
@@ -78,6 +83,11 @@ class WholeCell(Struct, frozen=True):
             _EPOCH + timedelta(microseconds=self.expires_at.item(place)),
             similarity(query.vector, self.vectors[place].astype(np.float64)),
         )
+
+
+def row_weight(dimensions: int) -> int:
+    """In bytes: an id, two times, a scale, and the vector."""
+    return 16 + 2 * 8 + 4 + 4 * dimensions
 
 
 def read_whole(row: Any, dimensions: int) -> WholeCell:

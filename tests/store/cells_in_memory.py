@@ -12,6 +12,7 @@ from cachesvc.store.hot import HotStore
 from cachesvc.store.notices import Notices
 from cachesvc.store.postgres import PostgresStore
 from tests.store.entries import near, nearest, new, unit
+from tests.store.waiting import until
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -38,11 +39,11 @@ class Counted(PostgresStore):
         self.searches += 1
         return await super().find_nearest(query)
 
-    async def whole_cell(self, query: NearestQuery) -> WholeCell | None:
+    async def whole_cell(self, query: NearestQuery, most_rows: int) -> WholeCell | None:
         self.reads += 1
         if self.fault is not None:
             raise self.fault
-        whole = await super().whole_cell(query)
+        whole = await super().whole_cell(query, most_rows)
         self.read.set()
         await self.let_go.wait()
         return whole
@@ -55,10 +56,10 @@ class Counted(PostgresStore):
 class Hot:
     """A hot tier over the counted store."""
 
-    def __init__(self, stores: Stores) -> None:
+    def __init__(self, stores: Stores, most_bytes: int = 10**7) -> None:
         self.counted = Counted(stores)
         notices = Notices(stores.url, stores.database)
-        self.store = HotStore(self.counted, notices, most_bytes=10**7, ttl_seconds=60)
+        self.store = HotStore(self.counted, notices, most_bytes=most_bytes, ttl_seconds=60)
         self._wordings = 0
 
     def wording(self, seed: int, cosine: float = 0.95, **fields: Any) -> NearestQuery:
@@ -76,9 +77,24 @@ class Hot:
     async def warm(self, seed: int, **fields: Any) -> None:
         """Ask until the cell has been read."""
         reads = self.counted.reads
+        await self.ask_until_read(seed, **fields)
+        assert self.counted.reads == reads + 1
+
+    async def ask_until_read(self, seed: int, **fields: Any) -> None:
+        """Ask so often that the cell is to be read; wait for what comes of it."""
+        ended = self.ended
         for _ in range(SEARCHES + 1):
             await self.best(seed, **fields)
-        assert self.counted.reads == reads + 1
+
+        async def read() -> bool:
+            return self.ended > ended
+
+        await until(read)
+
+    @property
+    def ended(self) -> int:
+        """How many readings have come to an end."""
+        return sum(self.store.cells.reads.values())
 
 
 async def put(hot: Hot, seed: int, name: str | None = None) -> UUID:

@@ -24,6 +24,7 @@ async def hearing(store: HotStore) -> AsyncIterator[None]:
     finally:
         listening.cancel()
         await asyncio.wait([listening])
+        await store.close()
 
 
 async def until_trusted(store: HotStore) -> None:

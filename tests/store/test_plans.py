@@ -81,11 +81,12 @@ async def ran(stores: Stores, name: str, scope: str) -> dict[str, bool]:
     vector = unit(2)
     coded = HalfVector(np.concatenate([vector, code_of(cell_in(scope))]))
     places = TENANT, POLICY, scope, "", b""
-    searched = (coded, cell_in(scope), 1000) if name == "find_nearest" else (cell_in(scope), 1000)
+    asked: tuple[object, ...] = HalfVector(vector), 4, FOREVER, 0.92
+    asked = {"find_nearest": (*asked, coded), "scan_cell": asked, "whole_cell": ()}[name]
     async with stores.database.connection() as connection:
         plan = await connection.fetchval(
             "EXPLAIN (ANALYZE, FORMAT JSON) " + sql.statement_for(name, 384),
-            *(*places, HalfVector(vector), 4, FOREVER, 0.92, *searched),
+            *(*places, *asked, cell_in(scope), 1000),
         )
     used: dict[str, bool] = {}
     for scan in scans(json.loads(plan)[0]["Plan"]["Plans"]):
@@ -129,6 +130,10 @@ async def test_each_cell_is_searched_through_the_index_that_is_made_for_it(
             assert set(used) <= {
                 *("entries_by_leaf", "entries_pkey", "leaves_by_cell", "leaves_splitting"),
                 "leaves_by_vector_384",
+            }
+        for scope in ("small", "some", "many"):
+            assert set(await ran(stores, "whole_cell", scope)) == {
+                *("entries_by_leaf", "leaves_by_cell"),
             }
 
 

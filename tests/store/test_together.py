@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
+from prometheus_client import CollectorRegistry
 
 from cachesvc.core.policy import Policy
 from cachesvc.errors import NotFound, StoreRefused, StoreUnavailable
+from cachesvc.service.together import TogetherCounts
 from cachesvc.store.admin import PostgresAdmin
 from cachesvc.store.base import Alias, Place
 from cachesvc.store.pool import connect
@@ -73,6 +75,15 @@ async def asking(stores: Stores) -> AsyncIterator[Asking]:
         await database.close()
 
 
+def counted(asking: Asking) -> tuple[float | None, float | None]:
+    """In /metrics: how many were taken along, and how many of them were left alone."""
+    registry = CollectorRegistry()
+    registry.register(TogetherCounts(asking.together))
+    names = "taken_along", "left_alone"
+    first, second = (registry.get_sample_value(f"cachesvc_lookups_{one}_total") for one in names)
+    return first, second
+
+
 async def test_who_has_to_wait_goes_with_the_others_and_finds_his_own(
     stores: Stores, asking: Asking
 ) -> None:
@@ -81,6 +92,7 @@ async def test_who_has_to_wait_goes_with_the_others_and_finds_his_own(
     found = await asking.all(names)
     assert found == [[stored[name]] if name in stored else [] for name in names]
     asking.taken(1, MOST_AT_ONCE, MOST_AT_ONCE - 1)
+    assert counted(asking) == (2 * MOST_AT_ONCE - 3, 0)
 
 
 async def test_nobody_waits_while_a_connection_is_free(stores: Stores) -> None:
@@ -203,6 +215,7 @@ async def test_who_went_along_with_one_that_hangs_asks_for_himself(stores: Store
             await carrier
         assert await asking.all("aaaaaa") == [[stored.entry_id]] * 6
         asking.taken(*[1] * 11)
+        assert counted(asking) == (0, 3)
     finally:
         await database.close()
 

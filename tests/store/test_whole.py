@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import random
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import numpy as np
 import pytest
 import pytest_asyncio
 from msgspec import structs
 
+from cachesvc.store import leaves
 from cachesvc.store.base import Selection
+from cachesvc.store.leaves import tend
 from tests.postgres import TENANT, Stores
+from tests.store import cells
 from tests.store.cells_in_memory import Hot, put
 from tests.store.entries import near, nearest, new, save, unit
 from tests.store.hearing import hearing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from uuid import UUID
 
     from cachesvc.core.model import Candidate
 
@@ -29,6 +32,14 @@ async def hot(stores: Stores) -> AsyncIterator[Hot]:
     hot = Hot(stores)
     async with hearing(hot.store):
         yield hot
+
+
+async def fill_and_split(hot: Hot, stores: Stores) -> None:
+    """So much beside what is asked for that the cell has leaves."""
+    for number in range(100, 230):
+        await hot.store.put(new(f"far {number}", vector=unit(number)))
+    await cells.split(stores, hot.counted)
+    assert len(await cells.kept(stores)) > 1
 
 
 def told(candidates: list[Candidate] | tuple[Candidate, ...]) -> list[tuple[object, ...]]:
@@ -45,7 +56,7 @@ async def test_memory_finds_what_the_database_finds(hot: Hot, number: int) -> No
         vector = near(topics[int(dice.integers(8))], cosine, each % 5)
         entry = new(f"{each}", vector=vector, ttl_seconds=int(dice.integers(60, 600)))
         await hot.store.put(entry)
-    whole = await hot.counted.whole_cell(nearest(unit(0)))
+    whole = await hot.counted.whole_cell(nearest(unit(0)), 1000)
     assert whole is not None
     for each in range(60):
         vector = near(topics[each % 8], float(dice.uniform(0.5, 1.0)), 100 + each)
@@ -57,24 +68,64 @@ async def test_memory_finds_what_the_database_finds(hot: Hot, number: int) -> No
         else:
             assert [one.similarity for one in whole.nearest(query)] == seen
             assert whole.nearest(query)[0].entry_id == found.candidates[0].entry_id
+        all_of_it = whole.nearest(query)
+        near_enough = whole.nearest(structs.replace(query, served_from=0.9))
+        assert near_enough == [one for one in all_of_it if (one.similarity or 0) >= 0.9]
 
 
 async def test_of_many_equal_ones_the_newest_is_served(hot: Hot) -> None:
     for number in range(90):
         last = await put(hot, 1, f"{number}")
-    whole = await hot.counted.whole_cell(nearest(unit(1)))
+    whole = await hot.counted.whole_cell(nearest(unit(1)), 1000)
     assert whole is not None
     for seed in range(20):
         query = nearest(near(unit(1), 0.95, seed))
         assert whole.nearest(query)[0].entry_id == last
 
 
+async def test_of_a_cell_that_is_being_split_nothing_is_lacking(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await save(stores, 3600)
+    monkeypatch.setattr(leaves, "_MOVED", 7)
+    entries = cells.store(stores)
+    ids = await cells.fill(entries, range(4 * cells.BOUNDS.cell))
+    asked, steps = nearest(unit(1, cells.D)), 0
+    while entries.growing.crowded() is not None:
+        whole = await entries.whole_cell(asked, len(ids))
+        assert whole is not None
+        found = [UUID(bytes=whole.ids[at : at + 16]) for at in range(0, len(whole.ids), 16)]
+        assert sorted(found) == sorted(ids)
+        assert await entries.whole_cell(asked, len(ids) - 1) is None
+        await tend(stores.database, entries.growing)
+        steps += 1
+    assert len(await cells.kept(stores)) > 4
+    assert steps > 20
+
+
+async def test_of_more_equal_ones_than_can_be_told_apart_the_database_has_the_word(
+    hot: Hot,
+) -> None:
+    for number in range(300):
+        last = await put(hot, 1, f"{number}")
+    whole = await hot.counted.whole_cell(nearest(unit(1)), 1000)
+    assert whole is not None
+    assert whole.nearest(hot.wording(1)) == []
+    await hot.warm(1)
+    searches = hot.counted.searches
+    assert await hot.best(1) == last
+    assert hot.counted.searches == searches + 1
+
+
+@pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize("seed", range(4))
 async def test_whatever_happens_here_memory_serves_what_the_database_would(
-    hot: Hot, stores: Stores, seed: int
+    hot: Hot, stores: Stores, seed: int, split: bool
 ) -> None:
     """Puts, replacements and removals at random, and wordings near to all of it between them."""
     dice = random.Random(seed)
+    if split:
+        await fill_and_split(hot, stores)
     vectors = [
         near(unit(topic), 0.97, topic * 10 + each) for topic in range(3) for each in range(4)
     ]
