@@ -148,7 +148,8 @@ class EmbeddedPostgres:
         _remove(self._socket_folder)
         cluster.clear(self._cluster)
         if self._process is not None:
-            self._process.poll()
+            # It works no more, but may not have ended yet.
+            _wait(self._process, _STOP_SECONDS)
         account = binaries.account_for(self._cluster)
         if self._binaries is None:
             self._binaries = binaries.runnable_by(account)
