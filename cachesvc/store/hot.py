@@ -52,7 +52,8 @@ class HotStore(Layer):
         self._trust = Trust(notices, ttl_seconds=ttl_seconds, clock=clock)
         # Each has its own half: next to many small ones that are asked for, no cell would stay.
         self.copies = Copies(self._trust, most_bytes // 2)
-        self.cells = HotCells(Copies(self._trust, most_bytes // 2), self._known_answer)
+        cells = Copies(self._trust, most_bytes // 2)
+        self.cells = HotCells(cells, self._known_answer, store.whole_cell)
         self._clock = clock
         self._revisions: dict[tuple[str, str], int] = {}
         self.notices = notices
@@ -137,7 +138,7 @@ class HotStore(Layer):
         if known is not None:
             self.hits["semantic"] += 1
             return known
-        self.cells.wanted(query, self._store.whole_cell)
+        self.cells.wanted(query)
         sent = self._clock()
         found = await self._store.find_nearest(query)
         if _answers(found, query.served_from):

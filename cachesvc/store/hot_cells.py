@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from cachesvc.deadline import Overdue, Within
 from cachesvc.errors import NotFound, StoreError
 from cachesvc.store.base import Found
-from cachesvc.store.cell_searches import Searches
+from cachesvc.store.cell_searches import ENOUGH, Searches
 from cachesvc.store.copies import Copy
 from cachesvc.store.whole import row_weight
 
@@ -49,6 +49,7 @@ _PATIENCE_SECONDS = 1.0  # for a reading, its wait for a connection included
 _CLOSING_SECONDS = 0.5
 # After so many lookups it shows whether a copy answers: one that does not is in the way.
 _TRIALS, _ANSWERED = 64, 1 / 8
+_RENEWED = 0.6  # of its TTL: by then a copy that is asked for is read anew
 _LAST = 8
 _ROUNDING = 0.002  # between a vector as it was put and its halves
 _OVERHEAD_BYTES = 4096
@@ -57,12 +58,13 @@ _OVERHEAD_BYTES = 4096
 class _Kept:
     """A cell, the vectors that were put since then, and what was asked for last."""
 
-    __slots__ = ("_last", "asked", "newer", "told", "whole")
+    __slots__ = ("_last", "asked", "newer", "renewed", "told", "whole")
 
     def __init__(self, whole: WholeCell, newer: list[Vector]) -> None:
         self.whole = whole
         self.newer = newer
         self.asked = self.told = 0
+        self.renewed = False  # it was tried, once
         self._last: deque[tuple[NearestQuery, list[Candidate]]] = deque(maxlen=_LAST)
 
     def nearest(self, query: NearestQuery) -> list[Candidate]:
@@ -94,11 +96,15 @@ class _Reading:
 class HotCells:
     """Whole cells. `answer` tells a known answer, without waiting."""
 
-    def __init__(self, copies: Copies, answer: Callable[[Place, UUID], Answer | None]) -> None:
+    def __init__(
+        self, copies: Copies, answer: Callable[[Place, UUID], Answer | None], read: Read
+    ) -> None:
+        """`read` reads all of a cell."""
         self.copies = copies
         self.reads = dict.fromkeys(("kept", "changed", "not_kept", "too_large", "failed"), 0)
         self._trust = copies.trust
         self._answer = answer
+        self._read_all = read
         self._searches = Searches(self._trust.ttl, self._trust.clock)
         self._reading: _Reading | None = None
         self._task: asyncio.Task[None] | None = None
@@ -127,6 +133,9 @@ class HotCells:
         if any(float(np.dot(query.vector, vector)) >= least for vector in kept.newer):
             return None
         kept.told += 1
+        age = self._trust.clock() - copy.sent
+        if age > _RENEWED * self._trust.ttl and kept.told >= ENOUGH and not kept.renewed:
+            kept.renewed = self._begin(query)
         return self._with_answer(query.place, found)
 
     def searched(self, query: NearestQuery) -> None:
@@ -134,24 +143,30 @@ class HotCells:
         if self._trust.notices.holds:
             self._searches.add(cell_of(query))
 
-    def wanted(self, query: NearestQuery, read: Read) -> None:
-        """Somebody searches: have all of the cell read after so many of them, and kept.
+    def wanted(self, query: NearestQuery) -> None:
+        """Somebody searches: have all of the cell read after so many of them, and kept."""
+        if self._may_read(query) and self._searches.enough(cell_of(query)):
+            self._begin(query)
 
-        Nobody waits for that. One cell is read at a time.
-        """
-        if self._reading is not None or self._closed or not self._trust.notices.holds:
-            return
-        cell = cell_of(query)
-        if self._most_rows(query.vector.size) > 0 and self._searches.enough(cell):
-            self._reading = _Reading(cell, query)
-            self._task = asyncio.create_task(self._read(self._reading, read))
+    def _may_read(self, query: NearestQuery) -> bool:
+        """One cell is read at a time."""
+        free = self._reading is None and not self._closed
+        return free and self._trust.notices.holds and self._most_rows(query.vector.size) > 0
 
-    async def _read(self, reading: _Reading, read: Read) -> None:
+    def _begin(self, query: NearestQuery) -> bool:
+        """Nobody waits for it; while it lasts, an older copy answers."""
+        if not self._may_read(query):
+            return False
+        self._reading = _Reading(cell_of(query), query)
+        self._task = asyncio.create_task(self._read(self._reading))
+        return True
+
+    async def _read(self, reading: _Reading) -> None:
         sent, query = self._trust.clock(), reading.query
         outcome = "failed"
         try:
             most_rows = self._most_rows(query.vector.size)
-            whole = await Within(_PATIENCE_SECONDS, read(query, most_rows))
+            whole = await Within(_PATIENCE_SECONDS, self._read_all(query, most_rows))
             outcome = "too_large" if whole is None else self._keep(reading, whole, sent)
             self._failing = False
         except NotFound:

@@ -9,7 +9,7 @@ from msgspec import structs
 
 from cachesvc.store.growing import Bounds, GrowingLeaves
 from cachesvc.store.hot import HotStore
-from cachesvc.store.notices import Notices
+from cachesvc.store.notices import Notices, since_boot
 from cachesvc.store.postgres import PostgresStore
 from tests.store.entries import near, nearest, new, unit
 from tests.store.waiting import until
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cachesvc.store.whole import WholeCell
     from tests.postgres import Stores
 
-SEARCHES = 16
+SEARCHES, TTL = 16, 60
 
 
 class Counted(PostgresStore):
@@ -58,8 +58,14 @@ class Hot:
 
     def __init__(self, stores: Stores, most_bytes: int = 10**7) -> None:
         self.counted = Counted(stores)
-        notices = Notices(stores.url, stores.database)
-        self.store = HotStore(self.counted, notices, most_bytes=most_bytes, ttl_seconds=60)
+        self.later = 0.0  # than it is, in seconds
+        self.store = HotStore(
+            self.counted,
+            Notices(stores.url, stores.database),
+            most_bytes=most_bytes,
+            ttl_seconds=TTL,
+            clock=lambda: since_boot() + self.later,
+        )
         self._wordings = 0
 
     def wording(self, seed: int, cosine: float = 0.95, **fields: Any) -> NearestQuery:
@@ -85,6 +91,10 @@ class Hot:
         ended = self.ended
         for _ in range(SEARCHES + 1):
             await self.best(seed, **fields)
+        await self.until_read(ended)
+
+    async def until_read(self, ended: int) -> None:
+        """Wait until more readings have ended than so many."""
 
         async def read() -> bool:
             return self.ended > ended
