@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 V = TypeVar("V")
 _AGAIN_SECONDS = 1.0  # at least, until what failed is tried again
+_COUNTED_EVERY_SECONDS = 0.01
 _LEAVING_SECONDS = 0.5  # a driver may take long to give up on a frozen server
 
 
@@ -37,7 +38,8 @@ class Batches(Generic[K, V]):
 
     A batch is one tenant's, so that no tenant's fault costs another one's. One that was surely not
     written is tried again, after all others. Lost, and counted, is what finds no place, what the
-    database refuses, and what it may have written already: nothing is written twice.
+    database refuses, and what it may have written already: nothing is written twice. Where all
+    places are taken, whoever has most of them gives up his newest.
     """
 
     def __init__(
@@ -54,6 +56,8 @@ class Batches(Generic[K, V]):
         self._telemetry = telemetry
         self._waiting: dict[str, dict[K, V]] = {}
         self._size = 0
+        self._crowd = ""  # the tenant with most values, when they were counted last
+        self._counted_again = 0.0
         self._writer: asyncio.Task[None] | None = None
         self._due = 0.0  # by the loop's clock, when the next round may begin
         self._ending = asyncio.Event()
@@ -67,12 +71,30 @@ class Batches(Generic[K, V]):
             return True
         if self._size >= self._terms.at_most:
             self._telemetry.failed(self._terms.cause)
-            return False
+            if not self._makes_room(tenant, len(theirs)):
+                return False
         theirs[key] = value
         self._waiting[tenant] = theirs
         self._size += 1
         if self._writer is None:
             self._writer = asyncio.create_task(self._run())
+        return True
+
+    def _makes_room(self, tenant: str, number: int) -> bool:
+        """Take a place from the tenant who has most of them: no flood costs others theirs.
+
+        False where this one, who has so many, would have as many then.
+        """
+        now = asyncio.get_running_loop().time()
+        if now >= self._counted_again:
+            # In a flood of everybody's all would be counted for each.
+            self._counted_again = now + _COUNTED_EVERY_SECONDS
+            self._crowd = max(self._waiting, key=lambda one: len(self._waiting[one]))
+        crowd = self._waiting.get(self._crowd, {})
+        if self._crowd == tenant or len(crowd) <= number + 1:
+            return False
+        crowd.popitem()
+        self._size -= 1
         return True
 
     async def drain(self, seconds: float) -> None:

@@ -79,7 +79,8 @@ async def serve(
         _in_background(tend_leaves(database, store.growing)),
     ]
     telemetry.registry.register(LeafGauges(store.growing))
-    telemetry.registry.register(TogetherCounts(database.lookups))
+    read_from = [] if replicas is None else [one.database for one in replicas.replicas]
+    telemetry.registry.register(TogetherCounts([each.lookups for each in (database, *read_from)]))
     app = create_app(settings, served, admin, records, identities, telemetry)
     if hot is not None:
         telemetry.registry.register(HotGauges(hot))
@@ -113,7 +114,7 @@ async def serve(
             await hot.close()
         await database.close()
         if replicas is not None:
-            await asyncio.gather(*(one.database.close() for one in replicas.replicas))
+            await asyncio.gather(*(each.close() for each in read_from))
 
 
 async def _open(service: Service) -> Database:

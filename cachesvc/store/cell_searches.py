@@ -44,12 +44,12 @@ class Searches:
         self._set(cell, 0, since, late)
         return True
 
-    def read(self, cell: Hashable) -> None:
-        """It was read, and is kept."""
+    def worth_it(self, cell: Hashable) -> None:
+        """What was read has answered as many lookups."""
         self._counts.pop(cell, None)
 
     def too_late(self, cell: Hashable) -> None:
-        """What was read had changed meanwhile: the next time it is read after more searches."""
+        """What was read has changed too soon: the next time it is read after more searches."""
         late = self._count(cell).late
         self._set(cell, -min(_LONGEST_PAUSE, ENOUGH << late), self._clock(), min(late + 1, 8))
 

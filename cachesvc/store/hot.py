@@ -168,14 +168,14 @@ class HotStore(Layer):
         return answer
 
     async def put(self, entry: NewEntry) -> Stored:
-        replaced = True  # as far as is known, also where it fails
+        replaced = kept = True  # as far as is known, also where it fails
         try:
             stored = await self._store.put(entry)
-            replaced = stored.replaced
+            replaced, kept = stored.replaced, stored.entry_id is not None
         finally:
             if entry.exact_key is not None:
                 self._trust.touch((entry.place, entry.exact_key))
-            if entry.vector is not None:
+            if entry.vector is not None and kept:
                 # It may be nearer than what was found before.
                 cell = entry.place, entry.space, entry.partition, entry.vector.size
                 self._trust.touch(cell)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -44,15 +43,26 @@ log = logging.getLogger("cachesvc.store")
 _NEWER_AT_MOST = 32  # puts; after more of them it is time to read all anew
 _SHARE = 4  # no cell takes more than a quarter of the memory
 # Nor more than are compared in half a millisecond, on the loop.
-_VALUES_AT_MOST, _ROWS_AT_MOST = 2**22, 2**14
+_VALUES_AT_MOST, _ROWS_AT_MOST = 2**21, 2**13
 _PATIENCE_SECONDS = 1.0  # for a reading, its wait for a connection included
 _CLOSING_SECONDS = 0.5
 # After so many lookups it shows whether a copy answers: one that does not is in the way.
 _TRIALS, _ANSWERED = 64, 1 / 8
 _RENEWED = 0.6  # of its TTL: by then a copy that is asked for is read anew
-_LAST = 8
+_LAST = 64
 _ROUNDING = 0.002  # between a vector as it was put and its halves
 _OVERHEAD_BYTES = 4096
+
+
+class _Search:
+    """What is near to a query, and whether it was told."""
+
+    __slots__ = ("found", "query", "told")
+
+    def __init__(self, query: NearestQuery, found: list[Candidate]) -> None:
+        self.query = query
+        self.found = found
+        self.told = False
 
 
 class _Kept:
@@ -65,17 +75,19 @@ class _Kept:
         self.newer = newer
         self.asked = self.told = 0
         self.renewed = False  # it was tried, once
-        self._last: deque[tuple[NearestQuery, list[Candidate]]] = deque(maxlen=_LAST)
+        self._last: dict[Hashable, _Search] = {}
 
-    def nearest(self, query: NearestQuery) -> list[Candidate]:
-        """A lookup asks more than once for the same."""
-        for last, known in self._last:
-            if _same(last, query):
-                return known
-        self.asked += 1
-        found = self.whole.nearest(query)
-        self._last.append((query, found))
-        return found
+    def search(self, query: NearestQuery) -> _Search:
+        """A lookup asks more than once for the same, and others ask in between."""
+        # The vector is held, so nothing else has its id; the cell is the same already.
+        asked = id(query.vector), query.top_k, query.served_from
+        search = self._last.get(asked)
+        if search is None:
+            self.asked += 1
+            search = self._last[asked] = _Search(query, self.whole.nearest(query))
+            if len(self._last) > _LAST:
+                del self._last[next(iter(self._last))]
+        return search
 
     @property
     def in_the_way(self) -> bool:
@@ -117,7 +129,8 @@ class HotCells:
         if copy is None:
             return None
         kept: _Kept = copy.value
-        candidates = kept.nearest(query)
+        search = kept.search(query)
+        candidates = search.found
         if kept.in_the_way:
             self.copies.drop(_key(cell))
             self._searches.pause(cell)
@@ -132,11 +145,17 @@ class HotCells:
         least = best - _ROUNDING
         if any(float(np.dot(query.vector, vector)) >= least for vector in kept.newer):
             return None
+        if not search.told:
+            search.told = True
+            self._told(kept, query, self._trust.clock() - copy.sent)
+        return self._with_answer(query.place, found)
+
+    def _told(self, kept: _Kept, query: NearestQuery, age: float) -> None:
         kept.told += 1
-        age = self._trust.clock() - copy.sent
+        if kept.told == ENOUGH:
+            self._searches.worth_it(cell_of(query))
         if age > _RENEWED * self._trust.ttl and kept.told >= ENOUGH and not kept.renewed:
             kept.renewed = self._begin(query)
-        return self._with_answer(query.place, found)
 
     def searched(self, query: NearestQuery) -> None:
         """A search of the cell had to ask the database, and found what memory might have told."""
@@ -159,30 +178,32 @@ class HotCells:
             return False
         self._reading = _Reading(cell_of(query), query)
         self._task = asyncio.create_task(self._read(self._reading))
+        self._task.add_done_callback(_report)
         return True
+
+    def _over(self) -> None:
+        self._reading = None
 
     async def _read(self, reading: _Reading) -> None:
         sent, query = self._trust.clock(), reading.query
         outcome = "failed"
         try:
-            most_rows = self._most_rows(query.vector.size)
-            whole = await Within(_PATIENCE_SECONDS, self._read_all(query, most_rows))
+            read = self._read_all(query, self._most_rows(query.vector.size))
+            # The next one begins when this one has really ended: it may hold a connection yet.
+            whole = await Within(_PATIENCE_SECONDS, read, over=self._over)
             outcome = "too_large" if whole is None else self._keep(reading, whole, sent)
             self._failing = False
         except NotFound:
-            pass  # the policy is gone, which searches tell
+            outcome = "changed"  # the policy is gone
         except (StoreError, Overdue) as exc:
             if not self._failing:
                 log.warning("a cell could not be read into memory: %s", type(exc).__name__)
             self._failing = True
         finally:
-            self._reading = None
             self.reads[outcome] += 1
-            if outcome == "kept":
-                self._searches.read(reading.cell)
-            elif outcome == "changed":
+            if outcome == "changed":
                 self._searches.too_late(reading.cell)
-            else:
+            elif outcome != "kept":
                 self._searches.pause(reading.cell)
 
     def _most_rows(self, dimensions: int) -> int:
@@ -212,6 +233,8 @@ class HotCells:
         copy = self.copies.untrusted(_key(cell))
         if copy is not None and not _lacks(copy.value.newer, vector, replaced=replaced):
             self.copies.drop(_key(cell))
+            if copy.value.told < ENOUGH:
+                self._searches.too_late(cell)
         reading = self._reading
         if reading is not None and reading.cell == cell:
             reading.spoiled |= not _lacks(reading.newer, vector, replaced=replaced)
@@ -235,13 +258,10 @@ def cell_of(query: NearestQuery) -> Cell:
     return query.place, query.space, query.partition, query.vector.size
 
 
-def _same(one: NearestQuery, other: NearestQuery) -> bool:
-    """Both ask for the same; the cell is the same already."""
-    return (
-        one.vector is other.vector
-        and one.top_k == other.top_k
-        and one.served_from == other.served_from
-    )
+def _report(task: asyncio.Task[None]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        log.error("a cell could not be read into memory: %s", type(error).__name__)
 
 
 def _lacks(newer: list[Vector], vector: Vector, *, replaced: bool) -> bool:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # Postgres counts its microseconds from here
 # Two float32 scores nearer to each other than this may be in the wrong order.
 _ROUNDING = 1e-5
-_FEW_TIED, _TIED_AT_MOST = 64, 256
+_FEW_TIED, _TIED_AT_MOST = 32, 128
 
 
 class WholeCell(Struct, frozen=True):

@@ -154,6 +154,8 @@ class Running:
                 listening.cancel()
                 await asyncio.wait([listening])
             await app.drain(1.0)
+            if self.hot:
+                await self.hot.close()
             await database.close()
 
 

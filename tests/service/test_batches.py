@@ -214,6 +214,36 @@ async def test_shadow_hits_of_an_outage_are_recorded_after_it_each_once(stores: 
     assert [int.from_bytes(row[0], "big") for row in keys] == [0, 1, 2, 3]
 
 
+async def test_a_tenants_flood_takes_no_place_from_those_who_have_few() -> None:
+    written: dict[str, list[str]] = {}
+
+    async def write(tenant: str, batch: list[tuple[str, str]]) -> None:
+        written.setdefault(tenant, []).extend(key for key, _ in batch)
+
+    telemetry = Telemetry(Settings())
+    terms = Terms("alias", "leaving aliases", every_seconds=60, at_most=20, batch=100)
+    batches = Batches[str, str](terms, write, lambda _, later: later, telemetry)
+    flood = [batches.add("flood", f"{number}", "") for number in range(1000)]
+    assert flood == [True] * 20 + [False] * 980
+    few = {tenant: [f"{tenant} {number}" for number in range(3)] for tenant in "abc"}
+    assert all(batches.add(tenant, key, "") for tenant, keys in few.items() for key in keys)
+    assert not batches.add("flood", "more", "")
+    await batches.drain(5)
+    assert written == few | {"flood": [f"{number}" for number in range(11)]}
+    lost = telemetry.registry.get_sample_value("cachesvc_fail_open_total", {"cause": "alias"})
+    assert lost == 980 + 9 + 1
+
+
+async def test_where_all_have_as_many_nobody_gives_up_a_place() -> None:
+    async def write(_tenant: str, _batch: list[tuple[str, str]]) -> None:
+        pass
+
+    terms = Terms("alias", "leaving aliases", every_seconds=60, at_most=4, batch=100)
+    batches = Batches[str, str](terms, write, lambda _, later: later, Telemetry(Settings()))
+    assert [batches.add(tenant, "key", "") for tenant in "abcdef"] == [True] * 4 + [False] * 2
+    await batches.drain(5)
+
+
 async def holds(it: bool) -> bool:
     return it
 

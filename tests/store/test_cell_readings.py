@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,8 @@ from msgspec import structs
 
 from cachesvc.errors import StoreUnavailable
 from cachesvc.store import hot_cells
+from cachesvc.store.base import Place
+from tests.postgres import POLICY, TENANT
 from tests.store.cells_in_memory import SEARCHES, TTL, Hot, put
 from tests.store.entries import near, nearest, new, save, unit
 from tests.store.hearing import hearing
@@ -18,6 +21,7 @@ from tests.store.hearing import hearing
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from cachesvc.store.base import NearestQuery
     from tests.postgres import Stores
 
 
@@ -63,6 +67,8 @@ async def test_after_many_puts_a_cell_is_read_again_and_kept(hot: Hot) -> None:
     """What is put while it is read again spoils nothing, though the old copy lacked too much."""
     first = await put(hot, 1)
     await hot.warm(1)
+    for _ in range(SEARCHES):
+        await hot.best(1)
     for number in range(40):
         await put(hot, 10 + number)
     hot.counted.read.clear()
@@ -100,6 +106,42 @@ async def test_a_copy_that_answers_is_read_anew_before_its_time_is_over(hot: Hot
         await hot.best(1)
         await hot.until_read(reads)
     assert (hot.counted.reads, hot.counted.searches) == (reads + 1, searches)
+
+
+async def test_what_is_replaced_all_the_time_is_read_less_and_less(hot: Hot) -> None:
+    await put(hot, 1, "a")
+    for _ in range(30):
+        for _ in range(SEARCHES + 1):
+            await hot.best(1)
+        newest = await put(hot, 1, "a")
+        assert await hot.best(1) == newest
+    assert 1 < hot.counted.reads < 10
+
+
+async def test_a_reading_that_is_given_up_holds_its_place_until_it_has_ended(
+    hot: Hot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hot_cells, "_PATIENCE_SECONDS", 0.05)
+    ended = asyncio.Event()
+
+    async def slow(_query: NearestQuery, _most_rows: int) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await ended.wait()
+
+    monkeypatch.setattr(hot.store.cells, "_read_all", slow)
+    scopes = [f"scope {number}" for number in range(3)]
+    places = [Place(TENANT, POLICY, scope) for scope in scopes]
+    for number, place in enumerate(places):
+        await hot.store.put(dataclasses.replace(new(f"{number}", vector=unit(1)), place=place))
+    for place in places * 2:
+        for _ in range(2 * SEARCHES):
+            await hot.best(1, place=place)
+    assert hot.ended <= 1
+    ended.set()
+    await hot.until_read(0)
+    assert hot.store.cells.reads["failed"] == hot.ended == 1
 
 
 async def test_a_copy_that_answers_hardly_anybody_is_given_up(hot: Hot) -> None:

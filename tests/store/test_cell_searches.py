@@ -48,9 +48,7 @@ def test_only_those_within_the_ttl_count(searches: Searches, clock: Clock) -> No
     assert until_enough(searches) == ENOUGH
 
 
-def test_what_changes_while_it_is_read_is_read_less_and_less(
-    searches: Searches, clock: Clock
-) -> None:
+def test_what_changes_too_soon_is_read_less_and_less(searches: Searches, clock: Clock) -> None:
     taken = []
     for _ in range(7):
         taken.append(until_enough(searches))
@@ -58,7 +56,7 @@ def test_what_changes_while_it_is_read_is_read_less_and_less(
         clock.now += 60  # a pause is of searches, not of time
     assert taken == [16, 32, 48, 80, 144, 272, 272]
     until_enough(searches)
-    searches.read("cell")
+    searches.worth_it("cell")
     assert until_enough(searches) == ENOUGH
 
 

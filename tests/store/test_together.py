@@ -78,7 +78,7 @@ async def asking(stores: Stores) -> AsyncIterator[Asking]:
 def counted(asking: Asking) -> tuple[float | None, float | None]:
     """In /metrics: how many were taken along, and how many of them were left alone."""
     registry = CollectorRegistry()
-    registry.register(TogetherCounts(asking.together))
+    registry.register(TogetherCounts([asking.together]))
     names = "taken_along", "left_alone"
     first, second = (registry.get_sample_value(f"cachesvc_lookups_{one}_total") for one in names)
     return first, second

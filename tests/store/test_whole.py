@@ -130,7 +130,7 @@ async def test_whatever_happens_here_memory_serves_what_the_database_would(
         near(unit(topic), 0.97, topic * 10 + each) for topic in range(3) for each in range(4)
     ]
     ids: list[UUID] = []
-    for _ in range(60):
+    for _ in range(40):
         vector = dice.choice(vectors)
         if ids and dice.random() < 0.25:
             selection = Selection(TENANT, entry_id=ids.pop(dice.randrange(len(ids))))
@@ -141,7 +141,7 @@ async def test_whatever_happens_here_memory_serves_what_the_database_would(
             stored = await hot.store.put(new(name, vector=near(vector, 0.99, dice.randrange(99))))
             assert stored.entry_id
             ids.append(stored.entry_id)
-        for _ in range(8):
+        for _ in range(24):
             asked = nearest(near(dice.choice(vectors), 0.98, dice.randrange(10**6)))
             query = structs.replace(asked, served_from=0.93)
             served = (await hot.store.find_nearest(query)).candidates[:1]
