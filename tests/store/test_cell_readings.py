@@ -7,7 +7,6 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 from msgspec import structs
 
 from cachesvc.errors import StoreUnavailable
@@ -19,18 +18,8 @@ from tests.store.entries import near, nearest, new, save, unit
 from tests.store.hearing import hearing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from cachesvc.store.base import NearestQuery
     from tests.postgres import Stores
-
-
-@pytest_asyncio.fixture
-async def hot(stores: Stores) -> AsyncIterator[Hot]:
-    await save(stores, 3600)
-    hot = Hot(stores)
-    async with hearing(hot.store):
-        yield hot
 
 
 @pytest.mark.parametrize("replaces", [False, True])

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-import pytest_asyncio
 from msgspec import structs
 
 from cachesvc.core.policy import Policy
@@ -16,18 +15,6 @@ from cachesvc.store.base import UNREAD, Place
 from tests.postgres import POLICY, TENANT, Stores
 from tests.store.cells_in_memory import SEARCHES, Hot, put
 from tests.store.entries import ANSWER, near, nearest, new, save, unit
-from tests.store.hearing import hearing
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-
-@pytest_asyncio.fixture
-async def hot(stores: Stores) -> AsyncIterator[Hot]:
-    await save(stores, 3600)
-    hot = Hot(stores)
-    async with hearing(hot.store):
-        yield hot
 
 
 async def test_after_some_searches_new_wordings_take_none(hot: Hot) -> None:

@@ -8,7 +8,6 @@ from uuid import UUID
 
 import numpy as np
 import pytest
-import pytest_asyncio
 from msgspec import structs
 
 from cachesvc.store import leaves
@@ -18,20 +17,9 @@ from tests.postgres import TENANT, Stores
 from tests.store import cells
 from tests.store.cells_in_memory import Hot, put
 from tests.store.entries import near, nearest, new, save, unit
-from tests.store.hearing import hearing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from cachesvc.core.model import Candidate
-
-
-@pytest_asyncio.fixture
-async def hot(stores: Stores) -> AsyncIterator[Hot]:
-    await save(stores, 3600)
-    hot = Hot(stores)
-    async with hearing(hot.store):
-        yield hot
 
 
 async def fill_and_split(hot: Hot, stores: Stores) -> None:
