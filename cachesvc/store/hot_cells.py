@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable
     from uuid import UUID
 
+    from numpy.typing import NDArray
+
     from cachesvc.core.model import Answer, Candidate
     from cachesvc.core.vectors import Vector
     from cachesvc.store.base import NearestQuery, Place
@@ -49,9 +51,9 @@ _CLOSING_SECONDS = 0.5
 # After so many lookups it shows whether a copy answers: one that does not is in the way.
 _TRIALS, _ANSWERED = 64, 1 / 8
 _RENEWED = 0.6  # of its TTL: by then a copy that is asked for is read anew
-_LAST = 64
+_LAST = 16
 _ROUNDING = 0.002  # between a vector as it was put and its halves
-_OVERHEAD_BYTES = 4096
+_OVERHEAD_BYTES, _FOUND_BYTES = 4096, 1536
 
 
 class _Search:
@@ -70,7 +72,7 @@ class _Kept:
 
     __slots__ = ("_last", "asked", "newer", "renewed", "told", "whole")
 
-    def __init__(self, whole: WholeCell, newer: list[Vector]) -> None:
+    def __init__(self, whole: WholeCell, newer: list[NDArray[np.float32]]) -> None:
         self.whole = whole
         self.newer = newer
         self.asked = self.told = 0
@@ -101,7 +103,7 @@ class _Reading:
 
     cell: Cell
     query: NearestQuery
-    newer: list[Vector] = field(default_factory=list)
+    newer: list[NDArray[np.float32]] = field(default_factory=list)
     spoiled: bool = False
 
 
@@ -264,17 +266,18 @@ def _report(task: asyncio.Task[None]) -> None:
         log.error("a cell could not be read into memory: %s", type(error).__name__)
 
 
-def _lacks(newer: list[Vector], vector: Vector, *, replaced: bool) -> bool:
+def _lacks(newer: list[NDArray[np.float32]], vector: Vector, *, replaced: bool) -> bool:
     """Remember that a copy lacks this; False where too much is lacking, or has been replaced."""
     if replaced or len(newer) >= _NEWER_AT_MOST:
         return False
-    newer.append(vector)
+    newer.append(vector.astype(np.float32))
     return True
 
 
 def _weight(rows: int, dimensions: int) -> int:
-    """Of a copy, in bytes: its rows, and the vectors that may be put."""
-    return _OVERHEAD_BYTES + rows + _NEWER_AT_MOST * 8 * dimensions
+    """Of a copy, in bytes: its rows, the vectors that may be put, and what is asked for."""
+    newer, last = _NEWER_AT_MOST * 4 * dimensions, _LAST * (8 * dimensions + _FOUND_BYTES)
+    return _OVERHEAD_BYTES + rows + newer + last
 
 
 def _key(cell: Cell) -> Hashable:
