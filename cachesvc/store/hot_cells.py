@@ -156,8 +156,10 @@ class HotCells:
         kept.told += 1
         if kept.told == ENOUGH:
             self._searches.worth_it(cell_of(query))
-        if age > _RENEWED * self._trust.ttl and kept.told >= ENOUGH and not kept.renewed:
-            kept.renewed = self._begin(query)
+        old = age > _RENEWED * self._trust.ttl and kept.told >= ENOUGH
+        if old and not kept.renewed and self._may_read(query):
+            kept.renewed = True
+            self._begin(query)
 
     def searched(self, query: NearestQuery) -> None:
         """A search of the cell had to ask the database, and found what memory might have told."""
@@ -174,14 +176,11 @@ class HotCells:
         free = self._reading is None and not self._closed
         return free and self._trust.notices.holds and self._most_rows(query.vector.size) > 0
 
-    def _begin(self, query: NearestQuery) -> bool:
+    def _begin(self, query: NearestQuery) -> None:
         """Nobody waits for it; while it lasts, an older copy answers."""
-        if not self._may_read(query):
-            return False
         self._reading = _Reading(cell_of(query), query)
         self._task = asyncio.create_task(self._read(self._reading))
         self._task.add_done_callback(_report)
-        return True
 
     def _over(self) -> None:
         self._reading = None

@@ -93,7 +93,8 @@ class PostgresStore(Lowest):
     async def _nearest(self, query: NearestQuery) -> list[Any]:
         """One statement, as long as what was learnt of the cell still holds."""
         place, size = query.place, query.vector.size
-        cell, most = self._where(query)
+        cell = _cell(place, query.space, size, query.partition)
+        most = self.growing.bounds(size).cell  # rows of it, or of a leaf, that are read
         asked = (
             place.tenant,
             place.policy_id,
@@ -132,12 +133,6 @@ class PostgresStore(Lowest):
         if rows[0]["live"] > most_rows:
             return None
         return await asyncio.to_thread(read_whole, rows[0], size)
-
-    def _where(self, query: NearestQuery) -> tuple[bytes, int]:
-        """The cell that is searched, and how many rows of it, or of a leaf, are read."""
-        size = query.vector.size
-        cell = _cell(query.place, query.space, size, query.partition)
-        return cell, self.growing.bounds(size).cell
 
     async def answer(self, place: Place, entry_id: UUID) -> Answer | None:
         row = await self._database.row(
